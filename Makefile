@@ -1,0 +1,79 @@
+# `make` lists the targets. Each sets up what it needs in .venv, and needs no more than Python 3.11 and make.
+#
+#   ARGS=...       more arguments for what the target runs: make test ARGS="-k refused"
+#   PYTHON=...     the interpreter to make .venv with
+#   COVERAGE=1     make test: measure branch coverage, and fail below 95 %
+#   UPGRADE=1      make lock: take the newest versions
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := gateway tests .ci
+
+ifdef COVERAGE
+PYTEST := $(BIN)/coverage run -m pytest
+else
+PYTEST := $(BIN)/python -m pytest
+endif
+
+.PHONY: help setup demo test check check-style check-types check-imports check-lock benchmark lock format wheel-test clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## make .venv with everything in it (every other target does so by itself)
+
+export PYTHON
+$(READY): requirements.lock pyproject.toml
+	@.ci/setup .venv
+	@touch $@
+
+demo: $(READY) ## place a call through a simulated contact centre, then stay up to play with
+	@$(BIN)/dial-gateway demo $(ARGS)
+
+test: $(READY) ## run all tests
+ifdef COVERAGE
+	@$(BIN)/coverage erase
+	$(PYTEST) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under 95
+else
+	$(PYTEST) $(ARGS)
+endif
+
+check: check-style check-types check-imports check-lock ## run every check that needs no test run
+
+check-style: $(READY) ## lint, and look at the format
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+check-types: $(READY) ## type check, strictly
+	$(BIN)/mypy
+
+check-imports: $(READY) ## look at the layers, the modules and the words that must not be in the tree
+	$(BIN)/python -m tests.unit.test_imports
+
+check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
+	$(BIN)/python .ci/lock.py --check
+
+benchmark: $(READY) ## measure against nginx and others on this machine
+	@$(BIN)/python -m tests.benchmark $(ARGS)
+
+lock: $(READY) ## make requirements.lock anew from pyproject.toml
+	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
+
+format: $(READY) ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+wheel-test: $(READY) ## build the wheel and the source archive, and try the wheel in an empty environment
+	.ci/wheel-test
+
+clean: ## remove .venv and everything else that was made
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,190 @@
+"""The composition root: from a configuration to the parts that serve a request, put together.
+
+Owns which part gets which setting, and what of the old configuration lives on in a new one (connections, session
+cookies, gauges). Refuses everything else: no rule of the gateway is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gateway import __version__, problems
+from gateway.auth import ApiKey, ApiKeys
+from gateway.config import Account, Configuration, Service, Upstream
+from gateway.http import CallersApi, Runtime
+from gateway.http.dial import Accounts
+from gateway.model import Principal
+from gateway.telemetry import Telemetry
+from gateway.tokens import StaticToken
+from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, client_context
+from gateway.upstream.tls import pem_expiry
+
+_TLS_VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Gateway:
+    """All parts of a running gateway but its listeners.
+
+    Raises `OSError` or `ssl.SSLError` when a file of the configuration has changed since it was checked.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        telemetry: Telemetry,
+        loop: asyncio.AbstractEventLoop,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._loop = loop
+        self._wall = wall
+        self._started = wall()
+        self._loaded = self._started
+        self._telemetry = telemetry
+        self.configuration = configuration
+        self._identity = _identity(configuration.upstream)
+        self._pool = _pool(configuration.upstream, loop)
+        runtime = self._runtime(configuration, self._pool, {})
+        self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
+        self._settle(configuration)
+
+    async def replace(self, configuration: Configuration) -> None:
+        """Serve by this configuration from the next request on. Nothing has changed if it raises."""
+        old_pool = self._pool
+        identity = _identity(configuration.upstream)
+        kept = identity == self._identity
+        pool = old_pool if kept else _pool(configuration.upstream, self._loop)
+        runtime = self._runtime(configuration, pool, self.api.runtime.accounts.tokens)
+        self._identity = identity
+        self._pool = pool
+        self.api.runtime = runtime
+        self.api.body_timeout = configuration.listen.timeouts.body
+        self.configuration = configuration
+        self._loaded = self._wall()
+        self._settle(configuration)
+        if not kept:
+            await old_pool.close()
+
+    def tend(self) -> None:
+        """Look after connections. To be called about once a second."""
+        self._pool.tend()
+
+    async def close(self) -> None:
+        """Close the connections to NSLB."""
+        await self._pool.close()
+
+    def status(self) -> dict[str, Any]:
+        """The document of `/status`: names, numbers and times; it also sets the gauges that it knows of."""
+        metrics = self._telemetry.metrics
+        metrics.forget_connections()
+        endpoints = []
+        expiries = []
+        for endpoint in self._pool.endpoints:
+            idle = len(endpoint.idle)
+            busy = len(endpoint.open) - idle
+            metrics.connections(endpoint.name, idle, busy)
+            if endpoint.peer_not_after is not None:
+                expiries.append(endpoint.peer_not_after)
+            endpoints.append(
+                {
+                    "endpoint": endpoint.name,
+                    "connections": {"idle": idle, "busy": busy, "connecting": endpoint.connecting},
+                    "certificate_expires": _rfc3339(endpoint.peer_not_after),
+                }
+            )
+        if expiries:
+            metrics.certificate_expires("upstream", min(expiries))
+        accounts = [
+            {
+                "account": name,
+                "source": token.origin,
+                "generation": token.token.generation,
+                "token_age_seconds": round(self._wall() - token.since),
+            }
+            for name, token in self.api.runtime.accounts.tokens.items()
+        ]
+        return {
+            "version": __version__,
+            "started": _rfc3339(self._started),
+            "configuration_loaded": _rfc3339(self._loaded),
+            "draining": self.api.draining,
+            "requests_under_way": self.api.under_way,
+            "endpoints": endpoints,
+            "accounts": accounts,
+            "services": sorted(self.configuration.services),
+        }
+
+    def _runtime(self, configuration: Configuration, pool: Pool, present: Mapping[str, StaticToken]) -> Runtime:
+        keys = ApiKeys(
+            ApiKey.until(credential.digest, credential.not_after, _principal(name, service))
+            for name, service in configuration.services.items()
+            for credential in service.credentials
+        )
+        upstream = configuration.upstream
+        nslb = Nslb(
+            pool,
+            timeout=upstream.timeouts.response,
+            token_header=upstream.token_header,
+            result_codes={
+                operation: {code: problems.rejection(mapping.code, mapping.status) for code, mapping in codes.items()}
+                for operation, codes in upstream.result_codes.items()
+            },
+        )
+        # Last, because an account that goes on is changed in place: its session must survive the reload.
+        tokens = {
+            name: self._token(name, account, present.get(name)) for name, account in configuration.accounts.items()
+        }
+        return Runtime(keys, Accounts(tokens), nslb)
+
+    def _token(self, name: str, account: Account, present: StaticToken | None) -> StaticToken:
+        reference = account.token
+        if present is None:
+            return StaticToken(name, reference.value, reference.reread, reference.origin, self._wall)
+        present.follow(reference.value, reference.reread, reference.origin)
+        return present
+
+    def _settle(self, configuration: Configuration) -> None:
+        metrics = self._telemetry.metrics
+        self._telemetry.log.set_level(configuration.log.level)
+        metrics.config_success.set(self._loaded)
+        if configuration.upstream.tls.certificate is not None:
+            metrics.certificate_expires("client", pem_expiry(configuration.upstream.tls.certificate))
+        if configuration.listen.tls is not None:
+            metrics.certificate_expires("listener", pem_expiry(configuration.listen.tls.certificate))
+
+
+def _identity(upstream: Upstream) -> tuple[Upstream, tuple[bytes, ...]]:
+    """What connections depend on: the settings, and what is in the files that they name."""
+    files = (upstream.tls.ca, upstream.tls.certificate, upstream.tls.key)
+    return upstream, tuple(hashlib.sha256(path.read_bytes()).digest() for path in files if path is not None)
+
+
+def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
+    tls = upstream.tls
+    context = client_context(
+        ca=tls.ca,
+        minimum_version=_TLS_VERSIONS[tls.minimum_version],
+        certificate=tls.certificate,
+        key=tls.key,
+    )
+    policy = PeerPolicy(context, tls.server_name, frozenset(bytes.fromhex(pin[7:]) for pin in tls.pins))
+    settings = PoolSettings(
+        connect_timeout=upstream.timeouts.connect,
+        connections=upstream.connections,
+        warm=upstream.warm,
+        idle_seconds=upstream.idle_seconds,
+    )
+    addresses = [(endpoint.host, endpoint.port, str(endpoint)) for endpoint in upstream.endpoints]
+    return Pool(addresses, policy, settings, loop)
+
+
+def _principal(name: str, service: Service) -> Principal:
+    return Principal(name, tuple(service.accounts), frozenset(service.allow.media), frozenset(service.allow.operations))
+
+
+def _rfc3339(at: float | None) -> str | None:
+    return None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -1,0 +1,55 @@
+"""The configuration: one YAML file and the files that it names, read whole or not at all.
+
+Owns keys, their meaning, faults with positions, secrets by reference, and noticing changes. Refuses unknown keys,
+secrets in the file, and to guess.
+"""
+
+from __future__ import annotations
+
+from gateway.config.load import ConfigurationError, Fault, Loaded, json_schema, load
+from gateway.config.schema import (
+    Account,
+    Admin,
+    Allow,
+    ApiKeyCredential,
+    Configuration,
+    Listen,
+    ListenTimeouts,
+    Log,
+    ResultMapping,
+    ServerTLS,
+    Service,
+    Upstream,
+    UpstreamTimeouts,
+    UpstreamTLS,
+)
+from gateway.config.secrets import SecretFault, SecretReference
+from gateway.config.values import Address, Endpoint
+from gateway.config.watch import Watcher
+
+__all__ = [
+    "Account",
+    "Address",
+    "Admin",
+    "Allow",
+    "ApiKeyCredential",
+    "Configuration",
+    "ConfigurationError",
+    "Endpoint",
+    "Fault",
+    "Listen",
+    "ListenTimeouts",
+    "Loaded",
+    "Log",
+    "ResultMapping",
+    "SecretFault",
+    "SecretReference",
+    "ServerTLS",
+    "Service",
+    "Upstream",
+    "UpstreamTLS",
+    "UpstreamTimeouts",
+    "Watcher",
+    "json_schema",
+    "load",
+]

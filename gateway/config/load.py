@@ -1,0 +1,290 @@
+"""From a file to a configuration, or to every fault that it has, each with its position.
+
+Owns the faults: their order, their words, and what several keys mean together. Refuses to repeat a value of the file
+in a message, since any of them may be a secret in the wrong place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.config import positions
+from gateway.config.positions import Document
+from gateway.config.schema import Configuration
+
+_NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_KEY_LIKE: Final = re.compile(r"dgw_|[A-Za-z0-9_-]{24,}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One thing that is wrong; as text `file:line:column: path: what is wrong`."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}: "
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class ConfigurationError(Exception):
+    """A configuration that can't be used: all of its faults, and the files to watch for a better one."""
+
+    def __init__(self, faults: Iterable[Fault], files: Iterable[Path]) -> None:
+        self.faults = tuple(sorted(set(faults)))
+        self.files = frozenset(files)
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, all files that it was made from, and where its keys stand."""
+
+    configuration: Configuration
+    files: frozenset[Path]
+    file: Path
+    document: Document
+
+    def fault(self, path: positions.Path, message: str) -> Fault:
+        """A fault at a key of this configuration."""
+        return _fault(str(self.file), self.document, path, message)
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Load a configuration file and everything that it names. Raises `ConfigurationError`."""
+    name = str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        reason = f"the file can't be read: {exc.strerror or type(exc).__name__}"
+        raise ConfigurationError([Fault(name, 1, 1, "", reason)], [path]) from None
+    document = positions.read(content)
+    faults = [Fault(name, line, column, _dotted(where), message) for (line, column), where, message in document.faults]
+    if document.data is None:
+        raise ConfigurationError(faults, [path])
+    directory, files = path.absolute().parent, {path}
+    context = {"directory": directory, "files": files, "environ": environ}
+    configuration = None
+    try:
+        configuration = Configuration.model_validate(document.data, context=context)
+    except ValidationError as exc:
+        faults += [
+            _explained(name, document, error)
+            for error in exc.errors(include_url=False, include_input=False)
+            # A list whose every item is at fault is not empty, whatever is left of it.
+            if error["type"] != "too_short" or not _value(document.data, error["loc"])
+        ]
+    said = {fault.path for fault in faults}
+    for where, message in _together(document.data, directory):
+        fault = _fault(name, document, where, message)
+        if fault.path not in said:
+            faults.append(fault)
+    if faults or configuration is None:
+        raise ConfigurationError(faults, files)
+    return Loaded(configuration, frozenset(files), path, document)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the configuration."""
+    schema = Configuration.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# --- what several keys mean together, in whatever could be read
+
+
+def _together(data: Any, directory: Path) -> Iterable[tuple[positions.Path, str]]:
+    accounts = _mapping(_at(data, "accounts"))
+    seen: dict[str, str] = {}
+    for service, settings in _mapping(_at(data, "services")).items():
+        for index, account in enumerate(_list(_at(settings, "accounts"))):
+            if isinstance(account, str) and account not in accounts:
+                yield ("services", service, "accounts", index), "no account of this name is configured"
+        for index, credential in enumerate(_list(_at(settings, "credentials"))):
+            digest = _at(credential, "api_key")
+            if isinstance(digest, str):
+                if digest.lower() in seen:
+                    yield ("services", service, "credentials", index, "api_key"), "the same key stands here twice"
+                seen[digest.lower()] = service
+    upstream = _at(data, "upstream")
+    warm, connections = _at(upstream, "warm"), _at(upstream, "connections")
+    if isinstance(warm, int) and warm > (connections if isinstance(connections, int) else 100):
+        yield ("upstream", "warm"), "is more than upstream.connections"
+    yield from _listening(data)
+    tls = _at(upstream, "tls")
+    ca = _at(tls, "ca")
+    if (
+        isinstance(ca, str)
+        and (directory / ca).is_file()
+        and not _loads(lambda c: c.load_verify_locations(directory / ca))
+    ):
+        yield ("upstream", "tls", "ca"), "the file has no PEM certificate"
+    for place, settings in (("upstream", tls), ("listen", _at(_at(data, "listen"), "tls"))):
+        yield from _pair(place, settings, directory)
+
+
+def _listening(data: Any) -> Iterable[tuple[positions.Path, str]]:
+    listen = _at(data, "listen")
+    address = _at(listen, "address")
+    if isinstance(address, str) and _at(listen, "tls") is None and not address.startswith("unix:"):
+        host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        if host and host not in {"localhost", "::1"} and not host.startswith("127."):
+            yield (
+                ("listen", "address"),
+                "is open to others than this machine, so credentials would travel in clear: configure listen.tls",
+            )
+
+
+def _pair(place: str, settings: Any, directory: Path) -> Iterable[tuple[positions.Path, str]]:
+    certificate, key = _at(settings, "certificate"), _at(settings, "key")
+    if place == "upstream" and (certificate is None) != (key is None):
+        present = "certificate" if key is None else "key"
+        yield (place, "tls", present), "certificate and key go together"
+    if not isinstance(certificate, str) or not isinstance(key, str):
+        return
+    if not (directory / certificate).is_file() or not (directory / key).is_file():
+        return
+    if not _loads(lambda c: c.load_verify_locations(directory / certificate)):
+        yield (place, "tls", "certificate"), "the file has no PEM certificate"
+    elif not _loads(lambda c: c.load_cert_chain(directory / certificate, directory / key, password="")):
+        yield (place, "tls", "key"), "is not the private key of the certificate, or needs a password"
+
+
+def _loads(step: Any) -> bool:
+    try:
+        step(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _value(data: Any, path: positions.Path) -> Any:
+    for part in path:
+        try:
+            data = data[part]
+        except (LookupError, TypeError):
+            return None
+    return data
+
+
+def _at(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def _mapping(data: Any) -> dict[str, Any]:
+    return data if isinstance(data, dict) else {}
+
+
+def _list(data: Any) -> list[Any]:
+    return data if isinstance(data, list) else []
+
+
+# --- words and positions
+
+
+def _fault(file: str, document: Document, path: positions.Path, message: str) -> Fault:
+    """A fault at the value of a path, or at the nearest thing around it that is there."""
+    for length in range(len(path), -1, -1):
+        if path[:length] in document.values:
+            line, column = document.values[path[:length]]
+            return Fault(file, line, column, _dotted(path), message)
+    return Fault(file, 1, 1, _dotted(path), message)
+
+
+def _explained(file: str, document: Document, error: ErrorDetails) -> Fault:
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        line, column = document.keys.get(path, (1, 1))
+        return Fault(file, line, column, _dotted(path), _unknown(path))
+    if kind == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
+        line, column = document.keys.get(path, (1, 1))
+        return Fault(file, line, column, _dotted(path), "the name is not well formed")
+    return _fault(file, document, path, _words(kind, context))
+
+
+_WORDS: Final = {
+    "missing": "is missing",
+    "int_type": "must be a whole number, without quotes",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number, without quotes",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_too_long": "is too long",
+    "too_long": "has too many items",
+    "string_pattern_mismatch": "is not well formed",
+}
+_BOUNDS: Final = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _words(kind: str, context: Mapping[str, Any]) -> str:
+    """An operator's words for a kind of fault; pydantic's own would name its types."""
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be {context['expected']}".replace("'", "")
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"must be {words} {context[bound]:g}"
+    return _WORDS.get(kind, "can't be used")
+
+
+def _unknown(path: positions.Path) -> str:
+    known: set[str] = set()
+    model: Any = Configuration
+    for part in path[:-1]:
+        model = _member(model, part)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        known = {field.alias or name for name, field in model.model_fields.items()}
+    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
+
+
+def _member(model: Any, part: str | int) -> Any:
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        annotation: Any = fields.get(str(part))
+    else:
+        annotation = model
+    arguments = getattr(annotation, "__args__", ())
+    models = [a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)]
+    if models:
+        return models[-1] if getattr(annotation, "__origin__", None) not in {dict, tuple} else annotation
+    return annotation
+
+
+def _dotted(path: positions.Path) -> str:
+    """The path in dots; a key that looks like something secret is not repeated."""
+    return ".".join(_shown(part) for part in path)
+
+
+def _shown(part: str | int) -> str:
+    text = str(part)
+    return text if _NAME_SHOWN.fullmatch(text) and not _KEY_LIKE.match(text) else "…"

@@ -1,0 +1,180 @@
+"""Every key of the configuration: its type, its bounds, its default and what it means.
+
+Owns the shape of the configuration and what can be said of one value alone. Refuses unknown keys, numbers in
+quotes and anything that would be accepted and then ignored. What several keys mean together is `load`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from gateway.config.values import (
+    Address,
+    Code,
+    Digest,
+    EndpointUrl,
+    FilePath,
+    ListenAddress,
+    MediumName,
+    Model,
+    Name,
+    NotAfter,
+    OperationName,
+    Pin,
+    ResultCode,
+    Seconds,
+    SecretField,
+    to_tuple,
+    unique,
+)
+from gateway.model import Medium, Operation
+
+
+class ListenTimeouts(Model):
+    """How long a caller may take, in seconds."""
+
+    head: Seconds = Field(default=10, description="For the head of a request, from its first byte. Seconds.")
+    body: Seconds = Field(default=10, description="For the body of a request. Seconds.")
+    idle: Seconds = Field(default=75, description="How long a connection may be idle. Seconds.")
+
+
+class ServerTLS(Model):
+    """TLS of the callers' listener."""
+
+    certificate: FilePath = Field(description="Certificate chain, PEM.")
+    key: FilePath = Field(description="Private key of the certificate, PEM.")
+
+
+class Listen(Model):
+    """The callers' listener."""
+
+    address: ListenAddress = Address(kind="tcp", host="127.0.0.1", port=8080)
+    tls: ServerTLS | None = Field(default=None, description="TLS; needed where others than this machine can connect.")
+    timeouts: ListenTimeouts = ListenTimeouts()
+
+
+class Admin(Model):
+    """The operators' listener."""
+
+    address: ListenAddress = Address(kind="tcp", host="127.0.0.1", port=9090)
+
+
+class UpstreamTLS(Model):
+    """How NSLB's certificate is verified. It always is."""
+
+    ca: FilePath | None = Field(default=None, description="Authorities to trust, PEM; default: the system's.")
+    server_name: str | None = Field(
+        default=None,
+        description="The name to send and to verify; default: the endpoint's host.",
+        min_length=1,
+        max_length=253,
+    )
+    minimum_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="The least version to speak.")
+    pins: Annotated[tuple[Pin, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
+        default=(), description="If any: NSLB's certificate must be one of these, by its SHA-256 fingerprint."
+    )
+    certificate: FilePath | None = Field(default=None, description="A certificate to show to NSLB, PEM.")
+    key: FilePath | None = Field(default=None, description="Private key of that certificate, PEM.")
+
+
+class UpstreamTimeouts(Model):
+    """How long NSLB may take, in seconds."""
+
+    connect: Seconds = Field(default=2, description="For a connection to stand, TLS included. Seconds.")
+    response: Seconds = Field(default=10, description="For the whole answer, from sending the request. Seconds.")
+
+
+class ResultMapping(Model):
+    """What a `resultCode` becomes."""
+
+    status: int = Field(default=502, ge=400, le=599, description="HTTP status.")
+    code: Code = Field(description="Problem code.")
+
+
+ResultCodes = dict[OperationName, dict[ResultCode, ResultMapping]]
+_DEFAULT_RESULTS: Final = {Operation.CREATE: {"13": ResultMapping(status=503, code="no-agent-available")}}
+
+
+class Upstream(Model):
+    """NSLB."""
+
+    endpoints: Annotated[tuple[EndpointUrl, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
+        min_length=1, max_length=64, description="NSLB's addresses, tried in turn."
+    )
+    tls: UpstreamTLS = UpstreamTLS()
+    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    connections: int = Field(default=100, ge=1, le=10_000, description="At most so many connections to an endpoint.")
+    warm: int = Field(default=1, ge=0, le=10_000, description="Idle connections kept ready at each endpoint.")
+    idle_seconds: Seconds = Field(default=30, description="An idle connection is closed after this. Seconds.")
+    token_header: bool = Field(default=False, description="Send the token as a header field as well.")
+    result_codes: ResultCodes = Field(
+        default_factory=lambda: _DEFAULT_RESULTS,
+        description="Result codes that are more than `upstream-rejected`, for each operation.",
+    )
+
+    @field_validator("result_codes", mode="after")
+    @classmethod
+    def _merge(cls, configured: ResultCodes) -> ResultCodes:
+        operations = dict.fromkeys([*_DEFAULT_RESULTS, *configured])
+        return {
+            operation: {**_DEFAULT_RESULTS.get(operation, {}), **configured.get(operation, {})}
+            for operation in operations
+        }
+
+
+class Account(Model):
+    """One contact-centre user on one web channel."""
+
+    token: SecretField
+
+
+class ApiKeyCredential(Model):
+    """An API key of a service."""
+
+    digest: Digest = Field(alias="api_key")
+    not_after: NotAfter = Field(default=None)
+
+
+class Allow(Model):
+    """What a service may do."""
+
+    media: Annotated[tuple[MediumName, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
+        default=tuple(Medium), description="Media of calls."
+    )
+    operations: Annotated[tuple[OperationName, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
+        default=tuple(Operation), description="Operations."
+    )
+
+
+class Service(Model):
+    """A microservice that may call."""
+
+    accounts: Annotated[tuple[Name, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
+        min_length=1, description="Accounts that it may use, in turn."
+    )
+    credentials: Annotated[tuple[ApiKeyCredential, ...], BeforeValidator(to_tuple)] = Field(
+        min_length=1, description="What it may prove itself with."
+    )
+    allow: Allow = Allow()
+
+
+class Log(Model):
+    """The log."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least level to write.")
+
+
+class Configuration(Model):
+    """The configuration of a dial gateway."""
+
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    upstream: Upstream
+    accounts: dict[Name, Account] = Field(min_length=1)
+    services: dict[Name, Service] = Field(min_length=1)
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        default=25, description="How long requests under way may take after SIGTERM. Seconds."
+    )
+    log: Log = Log()

@@ -1,0 +1,147 @@
+"""`dial-gateway demo`: a simulated contact centre over TLS, a gateway before it, and a call through both.
+
+Owns a directory that it deletes again, a certificate authority and a key that nobody else will ever trust.
+Refuses to listen beyond loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from gateway.auth import new_key
+from gateway.model import Secret
+from gateway.server import Server, event_loop
+from gateway.simulator import Simulator
+
+_PORT: Final = 8080
+_ADMIN_PORT: Final = 9090
+_USER: Final = "demo"
+_CREATED: Final = 201
+
+
+def demo(*, once: bool) -> int:
+    """Run the demonstration; with `once` it ends after the call. 0 if the call was accepted, else 1."""
+    with (
+        asyncio.Runner(loop_factory=event_loop) as runner,
+        tempfile.TemporaryDirectory(prefix="dial-gateway-demo-") as directory,
+    ):
+        return runner.run(_demo(Path(directory), once=once))
+
+
+async def _demo(directory: Path, *, once: bool) -> int:
+    async with Simulator(directory) as simulator:
+        key = new_key()
+        token_file = directory / "demo-token"
+        token_file.write_text(simulator.issue_token(_USER), encoding="ascii")
+        configuration = directory / "gateway.yaml"
+        configuration.write_text(_configuration(simulator, key, token_file), encoding="utf-8")
+        server = Server(configuration)
+        await server.start()
+        try:
+            _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
+            _say("A call, as a service would make it:")
+            status, answer = await _call(server.address, key)
+            print(f"HTTP {status}\n{json.dumps(answer, indent=2)}", flush=True)
+            accepted = status == _CREATED and len(simulator.creates()) == 1
+            _say(
+                "The call was accepted, and the contact centre saw exactly one request for it."
+                if accepted
+                else "The call was NOT accepted."
+            )
+            if not once:
+                _say(_what_to_try(server, simulator, key, token_file, configuration))
+                await _until_told()
+        finally:
+            await server.drain()
+    return 0 if accepted else 1
+
+
+async def _call(address: str, key: Secret) -> tuple[int, object]:
+    headers = {"Authorization": f"Bearer {key.reveal().decode()}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/dial", json={"media": "voice"}, headers=headers) as response,
+    ):
+        return response.status, await response.json()
+
+
+async def _until_told() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+
+
+def _configuration(simulator: Simulator, key: Secret, token_file: Path) -> str:
+    return f"""\
+listen: {{address: 127.0.0.1:{_free_or_any(_PORT)}}}
+admin: {{address: 127.0.0.1:{_free_or_any(_ADMIN_PORT)}}}
+upstream:
+  endpoints: {json.dumps(simulator.endpoints)}
+  tls: {{ca: "{simulator.ca}", server_name: {simulator.server_name}}}
+accounts:
+  demo: {{token: {{file: "{token_file}"}}}}
+services:
+  demo:
+    accounts: [demo]
+    credentials:
+      - api_key: sha256:{hashlib.sha256(key.reveal()).hexdigest()}
+"""
+
+
+def _free_or_any(port: int) -> int:
+    """The port if nobody listens on it now, else 0, which means any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+def _what_to_try(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> str:
+    dial = f"curl -i http://{server.address}/dial -H 'Content-Type: application/json'"
+    good = f"-H 'Authorization: Bearer {key.reveal().decode()}'"
+    control = simulator.control_url
+    return f"""\
+What to try in another terminal; everything of this demonstration is thrown away when it ends (Ctrl-C).
+
+# a call
+{dial} {good} -d '{{"media": "voice"}}'
+
+# a wrong key: refused, and the contact centre sees nothing of it
+{dial} -H 'Authorization: Bearer dgw_wrong' -d '{{"media": "voice"}}'
+
+# a mistake: refused, and the answer says what is wrong
+{dial} {good} -d '{{"media": "voice", "acount": "demo"}}'
+
+# the account's token expires: the next call is refused by the contact centre, and the answer says so
+curl -X POST {control}/expire
+
+# a new token, where the gateway finds it by itself within a second
+curl -s -X POST {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {token_file}
+
+# break the configuration: the old one goes on, and the log says what is wrong and where
+echo 'listn: {{}}' >> {configuration}
+sed -i '$d' {configuration}
+
+# what the contact centre received, and what the operators see
+curl -s {control}/received
+curl -s http://{server.admin_address}/status
+curl -s http://{server.admin_address}/metrics | grep ^gateway_
+"""
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}\n", flush=True)

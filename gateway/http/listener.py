@@ -1,0 +1,134 @@
+"""The connections of callers: `aiohttp`'s low-level server, with our answers and our limits in time.
+
+Owns what `aiohttp` would otherwise answer, log or wait for by itself. Refuses slow callers: a head or a silence
+that lasts too long closes the connection, so that nobody holds one for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from gateway import problems
+from gateway.problems import Problem
+
+if TYPE_CHECKING:
+    from gateway.http.api import CallersApi
+
+MOST_TARGET_BYTES: Final = 8 * 1024
+MOST_HEAD_BYTES: Final = 16 * 1024
+_MOST_FIELDS: Final = 128
+_LINGERING_SECONDS: Final = 2.0  # closing on unread bytes would reset the answer away
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times of a caller's connection in seconds: for a request's head, for its body, and for being idle."""
+
+    head: float
+    body: float
+    idle: float
+
+
+class CallersServer(web.Server):
+    """Makes a `CallerConnection` for each connection that is accepted, and hands its requests to the API."""
+
+    def __init__(self, api: CallersApi, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(self._handle)
+        self.api = api
+        self.limits = limits
+        self._event_loop = loop
+
+    def __call__(self) -> CallerConnection:
+        """A protocol for a new connection."""
+        return CallerConnection(self, loop=self._event_loop)
+
+    def sweep(self) -> None:
+        """Close the connections whose head takes too long. To be called about once a second."""
+        oldest = self._event_loop.time() - self.limits.head
+        for connection in self.connections:
+            if isinstance(connection, CallerConnection):
+                connection.close_if_slow(oldest)
+
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        refusal = None
+        connection = request.protocol
+        # Only a request that took this many bytes to arrive can have such a head.
+        if isinstance(connection, CallerConnection) and connection.taken > MOST_HEAD_BYTES:
+            head = sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+            if head > MOST_HEAD_BYTES:
+                refusal = _headers_too_large()
+        return cast("Awaitable[web.StreamResponse]", self.api(request, refusal))
+
+
+class CallerConnection(web.RequestHandler):
+    """One connection of a caller. `taken` counts the bytes since it was last idle."""
+
+    __slots__ = ("_api", "_head_began", "taken")
+
+    def __init__(self, server: CallersServer, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=server.limits.idle,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's way to have none
+            max_line_size=MOST_TARGET_BYTES,
+            max_field_size=MOST_HEAD_BYTES,
+            max_headers=_MOST_FIELDS,
+            lingering_time=_LINGERING_SECONDS,
+            auto_decompress=False,
+        )
+        self._api = server.api
+        self._head_began: float | None = None
+        self.taken = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and note since when a head is incomplete."""
+        waiting = self._waiter is not None and not self._waiter.done()
+        if waiting and self._head_began is None:
+            self.taken = 0
+        self.taken += len(data)
+        count = self._request_count
+        super().data_received(data)
+        if self._request_count != count:
+            self._head_began = None
+        elif waiting and self._head_began is None:
+            self._head_began = self._loop.time()
+
+    def close_if_slow(self, oldest: float) -> None:
+        """Close the connection if the head that is arriving began before `oldest` (seconds, monotonic)."""
+        if self._head_began is not None and self._head_began <= oldest:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes the bytes that could not be parsed
+    ) -> web.StreamResponse:
+        """Answer what could not be parsed, in our form; `aiohttp`'s would quote the offending bytes."""
+        if request.writer.output_size > 0 or self.transport is None:
+            raise ConnectionResetError
+        if status >= 500:  # noqa: PLR2004 - a fault of ours that the API did not catch
+            problem = Problem(problems.INTERNAL, "The gateway failed.", closing=True)
+        elif isinstance(exc, LineTooLong) and exc.args[1] == MOST_TARGET_BYTES:
+            detail = f"The request target may have {MOST_TARGET_BYTES} bytes at most."
+            problem = Problem(problems.URI_TOO_LONG, detail, closing=True)
+        elif isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
+            problem = _headers_too_large()
+        else:
+            problem = Problem(problems.MALFORMED_REQUEST, "The request is not valid HTTP/1.1.", closing=True)
+        peer = self.peername
+        address = peer[0] if isinstance(peer, tuple) else None
+        return cast("web.StreamResponse", self._api.refuse_unparsed(problem, address))
+
+
+def _headers_too_large() -> Problem:
+    detail = f"The header section may have {MOST_HEAD_BYTES} bytes and {_MOST_FIELDS} fields at most."
+    return Problem(problems.HEADERS_TOO_LARGE, detail, closing=True)

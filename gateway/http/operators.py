@@ -1,0 +1,68 @@
+"""The operators' listener: is it alive, is it ready, how is it, and what was counted.
+
+Owns the operators' routes. Refuses to let the upstream's health into readiness (a sidecar's readiness gates its
+whole pod), and to show a secret: `/status` is made of names, numbers and times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from gateway.telemetry import Metrics
+
+
+@dataclass(slots=True)
+class Health:
+    """What the probes ask for."""
+
+    started: bool = False
+    draining: bool = False
+
+
+class _Operators:
+    def __init__(self, health: Health, metrics: Metrics, status: Callable[[], Mapping[str, Any]]) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._status = status
+
+    async def livez(self, _: web.Request) -> web.Response:
+        return _word(200, "alive")
+
+    async def startupz(self, _: web.Request) -> web.Response:
+        return _word(200, "started") if self._health.started else _word(503, "starting")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        if self._health.draining:
+            return _word(503, "draining")
+        return _word(200, "ready") if self._health.started else _word(503, "starting")
+
+    async def status(self, _: web.Request) -> web.Response:
+        body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return web.Response(body=body, content_type="application/json")
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        self._status()  # the gauges of connections and certificates are set from the same look at them
+        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encoder(self._metrics.registry), headers={"Content-Type": content_type})
+
+
+def operators_application(health: Health, metrics: Metrics, status: Callable[[], Mapping[str, Any]]) -> web.Application:
+    """The application of the operators' listener; `status` gives the JSON object of `/status`."""
+    operators = _Operators(health, metrics, status)
+    application = web.Application()
+    application.router.add_get("/livez", operators.livez)
+    application.router.add_get("/startupz", operators.startupz)
+    application.router.add_get("/readyz", operators.readyz)
+    application.router.add_get("/status", operators.status)
+    application.router.add_get("/metrics", operators.metrics)
+    return application
+
+
+def _word(status: int, word: str) -> web.Response:
+    return web.Response(status=status, text=f"{word}\n", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,267 @@
+"""A running gateway: its listeners, its signals, reloading and draining.
+
+Owns the life of the process, from a configuration file to the exit code. Refuses to serve by half of a
+configuration, and to end while a request is under way and there is time left for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.app import Gateway
+from gateway.config import Address, Configuration, ConfigurationError, Loaded, ServerTLS, Watcher, load
+from gateway.http import CallersServer, Health, Limits, operators_application
+from gateway.telemetry import LineWriter, Log, Metrics, Telemetry
+from gateway.telemetry.logs import BinarySink, capture_libraries, loop_exception_handler
+
+_TICK_SECONDS: Final = 1.0
+_SOCKET_MODE: Final = 0o660
+_BACKLOG: Final = 1024
+_LAST_SECONDS: Final = 1.0  # for answers that are being written, and for requests that are cut off
+# What is alive after the start stays alive: looking at it again at every collection is a fifth of the CPU.
+_GC_THRESHOLDS: Final = (50_000, 25, 100)
+
+
+class Server:
+    """One gateway with its listeners. `sink` takes the log lines; `environ` holds the secrets of `{env: NAME}`."""
+
+    def __init__(self, path: Path, *, sink: BinarySink | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self._path = path
+        self._environ = environ
+        self.log = Log(LineWriter(sink if sink is not None else sys.stdout.buffer))
+        self._metrics = Metrics(__version__)
+        self._health = Health()
+        self._watcher = Watcher()
+        self._stop = asyncio.Event()
+        self._stop_reason = ""
+        self._reloading = asyncio.Lock()
+        self._tls: ssl.SSLContext | None = None
+        self._gateway: Gateway
+        self._callers: CallersServer
+        self._listener: asyncio.Server
+        self._operators: web.AppRunner
+        self._ticker: asyncio.Task[None]
+        self.address = ""
+        self.admin_address = ""
+
+    async def start(self) -> None:
+        """Load the configuration and listen. Raises `ConfigurationError`, or `OSError` for an address in use."""
+        loaded = load(self._path, self._environ)
+        self._watcher.watch(loaded.files)
+        configuration = loaded.configuration
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_exception_handler(self.log))
+        telemetry = Telemetry(self.log, self._metrics, time.monotonic)
+        self._gateway = Gateway(configuration, telemetry, loop)
+        self._callers = CallersServer(self._gateway.api, _limits(configuration), loop)
+        await self._listen_for_operators(configuration.admin.address)
+        await self._listen_for_callers(configuration, loop)
+        self._gateway.tend()
+        self._ticker = loop.create_task(self._tick())
+        self._health.started = True
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        self.log.info("gateway.started", version=__version__, listen=self.address, admin=self.admin_address)
+
+    async def run(self) -> int:
+        """Start, serve until `SIGTERM` or `SIGINT`, drain; the exit code."""
+        loop = asyncio.get_running_loop()
+        capture_libraries(self.log)
+        await self.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        await self._stop.wait()
+        await self.drain()
+        return 0
+
+    def stop(self, reason: str) -> None:
+        """Ask a running `run` to drain and to return."""
+        self._stop_reason = reason
+        self._stop.set()
+
+    async def drain(self) -> None:
+        """Take nothing more, finish what is under way, and close."""
+        self.log.info("gateway.stopping", reason=self._stop_reason or "asked")
+        self._health.draining = True
+        api = self._gateway.api
+        api.draining = True
+        self._ticker.cancel()
+        self._listener.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._gateway.configuration.drain_seconds):
+                await api.idle()
+        self._callers.pre_shutdown()
+        await self._callers.shutdown(timeout=_LAST_SECONDS)
+        await self._gateway.close()
+        await self._operators.cleanup()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticker
+        self.log.info("gateway.stopped")
+        self.log.flush()
+
+    def tend(self) -> None:
+        """What is to be done once a second: look after connections on both sides."""
+        self._gateway.tend()
+        self._callers.sweep()
+
+    def status(self) -> dict[str, Any]:
+        """The document of `/status`."""
+        return self._gateway.status()
+
+    # --- reloading
+
+    def _reload_soon(self) -> None:
+        self._reload_task = asyncio.get_running_loop().create_task(self.reload())
+
+    async def reload(self) -> bool:
+        """Load the configuration again and serve by it, whole or not at all; whether it was taken."""
+        async with self._reloading:
+            try:
+                loaded = await asyncio.to_thread(load, self._path, self._environ)
+            except ConfigurationError as exc:
+                self._watcher.watch(exc.files)
+                return self._reject([str(fault) for fault in exc.faults])
+            self._watcher.watch(loaded.files)
+            configuration = loaded.configuration
+            faults = self._unchangeable(loaded)
+            if faults:
+                return self._reject(faults)
+            try:
+                if configuration.listen.tls is not None and self._tls is not None:
+                    _load_chain(self._tls, configuration.listen.tls)
+                await self._gateway.replace(configuration)
+            except (OSError, ValueError) as exc:
+                return self._reject([f"{self._path}: a file that it names can't be used ({type(exc).__name__})"])
+            self._callers.limits = _limits(configuration)
+            self._metrics.reloaded("success")
+            self.log.info("config.reloaded")
+            return True
+
+    def _reject(self, faults: list[str]) -> bool:
+        self._metrics.reloaded("failure")
+        self.log.error("config.rejected", faults=faults)
+        return False
+
+    def _unchangeable(self, loaded: Loaded) -> list[str]:
+        """What a running gateway can't change: where it listens, and whether with TLS."""
+        old, new = self._gateway.configuration, loaded.configuration
+        pairs = (
+            (("listen", "address"), old.listen.address, new.listen.address),
+            (("admin", "address"), old.admin.address, new.admin.address),
+            (("listen", "tls"), old.listen.tls is None, new.listen.tls is None),
+        )
+        reason = "can't be changed while the gateway runs; restart it"
+        return [str(loaded.fault(path, reason)) for path, before, after in pairs if before != after]
+
+    # --- listening
+
+    async def _listen_for_operators(self, address: Address) -> None:
+        application = operators_application(self._health, self._metrics, self._gateway.status)
+        self._operators = web.AppRunner(application, access_log=None, handle_signals=False)
+        await self._operators.setup()
+        site = (
+            web.UnixSite(self._operators, address.path)
+            if address.kind == "unix"
+            else web.TCPSite(self._operators, address.host, address.port)
+        )
+        await site.start()
+        self.admin_address = _bound(address, self._operators.addresses)
+
+    async def _listen_for_callers(self, configuration: Configuration, loop: asyncio.AbstractEventLoop) -> None:
+        address, tls = configuration.listen.address, configuration.listen.tls
+        if tls is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._tls.set_alpn_protocols(["http/1.1"])
+            _load_chain(self._tls, tls)
+        if address.kind == "unix":
+            self._listener = await _unix_listener(loop, self._callers, address.path, self._tls)
+        else:
+            self._listener = await loop.create_server(
+                self._callers, address.host, address.port, ssl=self._tls, backlog=_BACKLOG
+            )
+        self.address = _bound(address, [bound.getsockname() for bound in self._listener.sockets])
+
+    # --- once a second
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            expected = loop.time() + _TICK_SECONDS
+            await asyncio.sleep(_TICK_SECONDS)
+            self._metrics.loop_was_late(loop.time() - expected)
+            self.tend()
+            if self._watcher.changed():
+                await self.reload()
+
+
+async def _unix_listener(
+    loop: asyncio.AbstractEventLoop, callers: CallersServer, path: str, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    # A socket that a former process left behind can't be bound again.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - of a loop's blocking calls none is shorter
+    listener = await loop.create_unix_server(callers, path, ssl=tls, backlog=_BACKLOG)
+    os.chmod(path, _SOCKET_MODE)  # noqa: PTH101 - the same
+    return listener
+
+
+def _limits(configuration: Configuration) -> Limits:
+    timeouts = configuration.listen.timeouts
+    return Limits(head=timeouts.head, body=timeouts.body, idle=timeouts.idle)
+
+
+def _load_chain(context: ssl.SSLContext, tls: ServerTLS) -> None:
+    context.load_cert_chain(tls.certificate, tls.key)
+
+
+def _bound(address: Address, names: list[object]) -> str:
+    """Where a listener really is, which differs from what was asked for when that was port 0."""
+    name = names[0] if names else None
+    if address.kind == "tcp" and isinstance(name, tuple):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{host}:{name[1]}"
+    return str(address)
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop: uvloop's, where that installs."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def serve(path: Path) -> int:
+    """Run a gateway in this thread until it is told to stop; the exit code."""
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        return runner.run(_serve(path))
+
+
+async def _serve(path: Path) -> int:
+    server = Server(path)
+    try:
+        return await server.run()
+    except ConfigurationError as exc:
+        for fault in exc.faults:
+            sys.stderr.write(f"{fault}\n")
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        sys.stderr.write(f"{path}: the gateway can't listen: {reason}\n")
+    return 1

@@ -1,0 +1,37 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.simulator import Certificates
+from tests.harness import Farm
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """One throw-away certificate authority for all tests."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+async def farm(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Farm]:
+    """Gateways and simulators for one test."""
+    async with Farm(tmp_path, certificates) as made:
+        yield made
+
+
+def need(program: str) -> str:
+    """The path of a real server that a test needs; skips without it, and fails where it is required."""
+    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if found is not None:
+        return found
+    reason = f"{program} is not installed"
+    if os.environ.get("DIAL_GATEWAY_REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

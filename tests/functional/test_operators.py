@@ -1,0 +1,60 @@
+"""The operators' listener: probes, status and metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import Farm
+
+
+@pytest.mark.parametrize(("path", "word"), [("/livez", "alive"), ("/readyz", "ready"), ("/startupz", "started")])
+async def test_a_running_gateway_says_so(farm: Farm, path: str, word: str) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+
+    answer = await gateway.operators(path)
+
+    assert (answer.status, answer.body) == (200, f"{word}\n".encode())
+
+
+async def test_readiness_does_not_depend_on_the_upstream(farm: Farm, unused_tcp_port: int) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, endpoints=[f"https://127.0.0.1:{unused_tcp_port}"])
+    assert (await gateway.dial()).status == 503
+
+    assert (await gateway.operators("/readyz")).status == 200
+
+
+async def test_status_tells_of_endpoints_and_accounts_without_a_secret(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    await gateway.dial()
+
+    answer = await gateway.operators("/status")
+
+    status = answer.json
+    assert status["endpoints"][0]["endpoint"] == simulator.endpoints[0]
+    assert status["endpoints"][0]["connections"] == {"idle": 1, "busy": 0, "connecting": 0}
+    assert status["accounts"] == [
+        {"account": "sales", "source": "file", "generation": 1, "token_age_seconds": pytest.approx(0, abs=60)}
+    ]
+    assert gateway.token_file.read_bytes().strip() not in answer.body
+
+
+async def test_metrics_come_as_prometheus_text_and_as_openmetrics(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+
+    text = await gateway.operators("/metrics")
+    openmetrics = await gateway.operators("/metrics", headers={"Accept": "application/openmetrics-text"})
+
+    assert text.headers["Content-Type"].startswith("text/plain")
+    assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert openmetrics.body.endswith(b"# EOF\n")
+    for line in text.body.decode().splitlines():
+        assert line.startswith(("# HELP gateway_", "# TYPE gateway_", "gateway_"))
+
+
+async def test_nothing_else_is_there_and_callers_routes_are_not(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+
+    for path in ("/dial", "/", "/debug", "/metrics/"):
+        assert (await gateway.operators(path)).status == 404

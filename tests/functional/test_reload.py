@@ -1,0 +1,142 @@
+"""A changed configuration is taken whole or not at all, and no request notices."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from gateway.simulator import Certificates, Fault
+from tests.harness import KEY, Farm, digest, until
+
+NEW_KEY = "dgw_" + "n" * 43
+
+
+async def test_a_new_key_is_taken_and_the_old_one_is_not(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    gateway.settings["services"]["billing"]["credentials"] = [{"api_key": digest(NEW_KEY)}]
+    gateway.write(gateway.settings)
+
+    assert await gateway.server.reload()
+
+    assert (await gateway.dial(key=NEW_KEY)).status == 201
+    assert (await gateway.dial(key=KEY)).status == 401
+    assert gateway.lines.of("config.reloaded")
+    metrics = await gateway.metrics()
+    assert metrics['gateway_config_reloads_total{result="success"}'] == 1
+    assert metrics["gateway_config_last_success_timestamp_seconds"] > 0
+
+
+async def test_a_broken_version_changes_nothing_and_is_told_with_its_positions(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    before = (await gateway.metrics())["gateway_config_last_success_timestamp_seconds"]
+    gateway.settings["services"]["billing"]["credentials"] = [{"api_key": digest(NEW_KEY)}]
+    gateway.settings["upstreem"] = {}
+    gateway.write(gateway.settings)
+
+    assert not await gateway.server.reload()
+
+    assert (await gateway.dial(key=KEY)).status == 201
+    assert (await gateway.dial(key=NEW_KEY)).status == 401
+    (line,) = gateway.lines.of("config.rejected")
+    assert any(f"{gateway.path}:" in fault and "upstreem" in fault for fault in line["faults"])
+    metrics = await gateway.metrics()
+    assert metrics['gateway_config_reloads_total{result="failure"}'] == 1
+    assert metrics["gateway_config_last_success_timestamp_seconds"] == before
+
+
+async def test_what_a_running_gateway_cannot_change_is_refused(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    gateway.settings["listen"]["address"] = "127.0.0.2:0"
+    gateway.write(gateway.settings)
+
+    assert not await gateway.server.reload()
+
+    (line,) = gateway.lines.of("config.rejected")
+    assert "listen.address" in line["faults"][0]
+    assert f"{gateway.path}:" in line["faults"][0]
+
+
+async def test_a_new_token_in_the_file_is_found_by_watching(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    await gateway.dial()
+    gateway.token_file.write_text(simulator.issue_token("gateway-sales"))
+    await until(lambda: gateway.lines.of("config.reloaded"))
+
+    await gateway.dial()
+
+    assert [request.status for request in simulator.creates()] == [200, 200]
+    session = simulator.creates()[1].cookies().get("JSESSIONID")
+    assert session is not None
+    assert gateway.server.status()["accounts"][0]["generation"] == 2
+
+
+async def test_a_kubernetes_swap_of_a_directory_is_found(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    mount = farm.directory / "mount"
+    for version in ("one", "two"):
+        (mount / version).mkdir(parents=True)
+        (mount / version / "token").write_text(simulator.issue_token(f"user-{version}"))
+    (mount / "..data").symlink_to("one")
+    (mount / "token").symlink_to("..data/token")
+    gateway = await farm.gateway(simulator, {"accounts": {"sales": {"token": {"file": str(mount / "token")}}}})
+    await gateway.dial()
+    (mount / "..data_tmp").symlink_to("two")
+    (mount / "..data_tmp").rename(mount / "..data")
+    await until(lambda: gateway.lines.of("config.reloaded"))
+
+    await gateway.dial()
+
+    tokens = [request.cookies()["ccmessaging-token"] for request in simulator.creates()]
+    assert tokens == [(mount / version / "token").read_text() for version in ("one", "two")]
+
+
+async def test_a_renewed_authority_is_used_for_new_connections(farm: Farm) -> None:
+    renewed = Certificates(farm.directory / "renewed")
+    simulator = await farm.simulator(certificates=renewed)
+    ca = farm.directory / "ca.pem"
+    shutil.copy(farm.certificates.ca, ca)
+    gateway = await farm.gateway(simulator, {"upstream": {"tls": {"ca": str(ca)}}})
+    assert (await gateway.dial()).json["code"] == "upstream-untrusted"
+    shutil.copy(renewed.ca, ca)
+
+    assert await gateway.server.reload()
+
+    assert (await gateway.dial()).status == 201
+
+
+async def test_requests_under_way_are_finished_by_the_configuration_they_began_with(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("delay", operation="create", times=1, seconds=0.05))
+    under_way = asyncio.create_task(gateway.dial())
+    await until(simulator.creates)
+    gateway.settings["upstream"]["timeouts"]["response"] = 9
+    gateway.write(gateway.settings)
+
+    assert await gateway.server.reload()
+
+    assert (await under_way).status == 201
+    assert (await gateway.dial()).status == 201
+    assert len(simulator.creates()) == 2
+
+
+async def test_no_call_is_lost_while_the_configuration_changes_again_and_again(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async def calls() -> list[int]:
+        return [(await gateway.dial()).status for _ in range(40)]
+
+    running = [asyncio.create_task(calls()) for _ in range(4)]
+    for number in range(8):
+        gateway.settings["upstream"]["timeouts"]["response"] = 10 + number
+        gateway.write(gateway.settings)
+        assert await gateway.server.reload()
+    statuses = [status for task in running for status in await task]
+
+    assert statuses == [201] * 160
+    assert len(simulator.creates()) == 160

@@ -1,0 +1,78 @@
+"""Callers that are slow hold nothing for long, and others do not feel them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.harness import Farm
+
+
+async def test_a_head_that_never_ends_closes_the_connection(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"head": 0.1}}})
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /dial HTTP/1.1\r\nHost: a\r\n")
+
+    assert await reader.read() == b""
+    assert (await gateway.dial()).status == 201
+    writer.close()
+
+
+async def test_a_connection_that_says_nothing_is_closed_when_idle_too_long(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"idle": 0.1}}})
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_request_in_many_pieces_is_understood(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    from tests.functional.test_refusals import post  # noqa: PLC0415
+
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for byte in post():
+        writer.write(bytes([byte]))
+        await writer.drain()
+
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
+    assert len(simulator.creates()) == 1
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_turn(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    from tests.functional.test_refusals import post  # noqa: PLC0415
+
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"".join(post(b"X-Request-ID: p%d\r\n" % number) for number in range(5)))
+
+    for number in range(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"X-Request-ID: p%d\r\n" % number in head
+        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        await reader.readexactly(length)
+    assert len(simulator.creates()) == 5
+    writer.close()
+
+
+async def test_a_body_is_asked_for_when_the_caller_waits_to_be_asked(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    from tests.functional.test_refusals import BODY, HEAD  # noqa: PLC0415
+
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /dial HTTP/1.1\r\n" + HEAD + b"Expect: 100-continue\r\nContent-Length: 17\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(BODY)
+
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
+    writer.close()

@@ -1,0 +1,145 @@
+"""NSLB's certificate is verified in every way, before a byte of a request leaves."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.simulator import Certificates
+from tests.harness import Farm
+
+UNTRUSTED = (502, "upstream-untrusted", "not_sent")
+UNREACHABLE = (503, "upstream-unreachable", "not_sent")
+
+
+async def refused(farm: Farm, change: dict[str, Any], **simulated: Any) -> tuple[int, str, str]:
+    """What a caller gets, having made sure that NSLB received nothing and that it shows in the log."""
+    simulator = await farm.simulator(**simulated)
+    gateway = await farm.gateway(simulator, change)
+    answer = await gateway.dial()
+    assert simulator.received == []
+    (line,) = gateway.lines.requests()
+    assert line["event"] == "request.refused"
+    return answer.status, answer.json["code"], answer.json["outcome"]
+
+
+async def test_an_unknown_authority(farm: Farm, tmp_path: Path) -> None:
+    stranger = Certificates(tmp_path / "stranger")
+    assert await refused(farm, {"upstream": {"tls": {"ca": str(stranger.ca)}}}) == UNTRUSTED
+
+
+async def test_an_expired_certificate(farm: Farm) -> None:
+    pair = farm.certificates.issue("expired", expired=True)
+    assert await refused(farm, {}, server_pair=pair) == UNTRUSTED
+
+
+async def test_another_name_than_the_configured_one(farm: Farm) -> None:
+    assert await refused(farm, {"upstream": {"tls": {"server_name": "other.example"}}}) == UNTRUSTED
+
+
+async def test_an_address_that_the_certificate_does_not_have(farm: Farm) -> None:
+    pair = farm.certificates.issue("named", hosts=["nslb.example"])
+    assert await refused(farm, {"upstream": {"tls": {"server_name": None}}}, server_pair=pair) == UNTRUSTED
+
+
+async def test_another_certificate_than_the_pinned_one(farm: Farm) -> None:
+    other = farm.certificates.issue("other")
+    assert await refused(farm, {"upstream": {"tls": {"pins": [other.fingerprint]}}}) == UNTRUSTED
+
+
+async def test_the_pinned_certificate_is_taken(farm: Farm) -> None:
+    pair = farm.certificates.issue("pinned")
+    simulator = await farm.simulator(server_pair=pair)
+    gateway = await farm.gateway(simulator, {"upstream": {"tls": {"pins": ["sha256:" + "0" * 64, pair.fingerprint]}}})
+
+    assert (await gateway.dial()).status == 201
+
+
+async def test_the_address_is_verified_when_no_name_is_configured(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    del gateway.settings["upstream"]["tls"]["server_name"]
+    gateway.write(gateway.settings)
+    assert await gateway.server.reload()
+
+    assert (await gateway.dial()).status == 201
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_tls_one_dot_one_is_too_old(farm: Farm) -> None:
+    old = {"minimum_version": ssl.TLSVersion.TLSv1_1, "maximum_version": ssl.TLSVersion.TLSv1_1}
+    assert await refused(farm, {}, **old) == UNREACHABLE
+
+
+async def test_tls_one_dot_two_is_too_old_when_three_is_asked_for(farm: Farm) -> None:
+    old = {"maximum_version": ssl.TLSVersion.TLSv1_2}
+    assert await refused(farm, {"upstream": {"tls": {"minimum_version": "TLSv1.3"}}}, **old) == UNREACHABLE
+
+
+async def test_a_peer_that_speaks_no_tls(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    plain = simulator.control_url.replace("http://", "https://")
+    gateway = await farm.gateway(simulator, endpoints=[plain])
+
+    answer = await gateway.dial()
+
+    assert (answer.status, answer.json["code"], answer.json["outcome"]) == UNREACHABLE
+
+
+async def test_a_certificate_of_ours_is_shown_when_configured(farm: Farm) -> None:
+    pair = farm.certificates.issue("gateway", client=True)
+    simulator = await farm.simulator(client_ca=farm.certificates.ca)
+    mine = {"upstream": {"tls": {"certificate": str(pair.certificate), "key": str(pair.key)}}}
+    gateway = await farm.gateway(simulator, mine)
+
+    assert (await gateway.dial()).status == 201
+    metrics = await gateway.metrics()
+    assert metrics['gateway_certificate_expiry_timestamp_seconds{role="client"}'] > 0
+    assert metrics['gateway_certificate_expiry_timestamp_seconds{role="upstream"}'] > 0
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_without_a_certificate_that_nslb_asks_for_nothing_is_carried_out(
+    farm: Farm, version: ssl.TLSVersion
+) -> None:
+    simulator = await farm.simulator(client_ca=farm.certificates.ca, minimum_version=version, maximum_version=version)
+    gateway = await farm.gateway(simulator)
+
+    answer = await gateway.dial()
+
+    assert answer.json["outcome"] == "not_sent"
+    assert answer.json["code"] == "upstream-unreachable"
+    assert simulator.received == []
+
+
+async def test_one_untrusted_endpoint_does_not_stop_the_other(farm: Farm) -> None:
+    good = await farm.simulator()
+    bad = await farm.simulator(server_pair=farm.certificates.issue("bad", expired=True))
+    gateway = await farm.gateway(good, endpoints=[bad.endpoints[0], good.endpoints[0]])
+
+    assert (await gateway.dial()).status == 201
+    assert bad.received == []
+
+
+async def test_an_untrusted_endpoint_is_told_rather_than_an_unreachable_one(farm: Farm, unused_tcp_port: int) -> None:
+    bad = await farm.simulator(server_pair=farm.certificates.issue("bad2", expired=True))
+    gateway = await farm.gateway(bad, endpoints=[bad.endpoints[0], f"https://127.0.0.1:{unused_tcp_port}"])
+
+    assert (await gateway.dial()).json["code"] == "upstream-untrusted"
+
+
+async def test_session_keys_are_not_written_where_the_environment_says(
+    farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "keys.log"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(secrets))
+    for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    assert (await gateway.dial()).status == 201
+    assert not secrets.exists()
