@@ -5,6 +5,8 @@ Knows nothing of HTTP. Refuses no second call on a token with a live one unless 
 happens, and the worse answer is the one to be ready for. It rings twice.
 """
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 from collections import deque

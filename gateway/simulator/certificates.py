@@ -3,6 +3,8 @@
 Refuses to be more than that: nothing is revoked, no key has a passphrase, and a new authority is made each time.
 """
 
+from __future__ import annotations
+
 import datetime
 import hashlib
 import ipaddress

@@ -4,6 +4,8 @@ Source: interface page, "Obtaining tokens (the API Fabric, another host)". Refus
 fields; what a failure looks like there is documented, which status it has beside 403 is not.
 """
 
+from __future__ import annotations
+
 import asyncio
 import hmac
 import secrets

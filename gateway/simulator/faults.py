@@ -3,6 +3,8 @@
 Refuses an order that could never be met, or that has an argument its kind does not know: a typo is not a quiet success.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,9 +95,7 @@ class Fault:
             raise ValueError(f"{kind}: unknown operation: {operation!r}")
         if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 1):
             raise ValueError(f"{kind}: times is a number from 1, or None")
-        if endpoint is not None and (
-            isinstance(endpoint, bool) or not isinstance(endpoint, int) or endpoint < 0
-        ):
+        if endpoint is not None and (isinstance(endpoint, bool) or not isinstance(endpoint, int) or endpoint < 0):
             raise ValueError(f"{kind}: endpoint is an index, or None")
         for name, value in args.items():
             if name not in known:
@@ -108,6 +108,16 @@ class Fault:
 
     def __repr__(self) -> str:
         return f"Fault({self.kind!r}, {self.operation!r}, times={self.times}, endpoint={self.endpoint}, **{self.args})"
+
+    @property
+    def stands_in(self) -> bool:
+        """It stands in the place of an answer."""
+        return "perform" in REQUEST_KINDS.get(self.kind, ())
+
+    @property
+    def answers(self) -> bool:
+        """Something is answered that is HTTP, though it may be damaged."""
+        return self.kind not in ("reset-request", "close-request", "silence", "garbage")
 
     @property
     def delay(self) -> float:

@@ -4,6 +4,8 @@ Source: interface page, "Operations of the web adapter" and "The token". Refuses
 content type, a body where there is none, a parameter that is unknown, cookies that could be read in two ways.
 """
 
+from __future__ import annotations
+
 import asyncio
 import secrets
 from dataclasses import dataclass
@@ -175,7 +177,7 @@ def media_of(body: bytes, *, channel: bool = False) -> str:
         raise Refused(400, "the channel is not WEB")
     media = content.pop("mediaAbility", None)
     if not isinstance(media, str) or media not in ("0", "1"):
-        raise Refused(400, "mediaAbility is neither \"0\" nor \"1\"")
+        raise Refused(400, 'mediaAbility is neither "0" nor "1"')
     if content:
         raise Refused(400, "an unknown parameter")
     return media

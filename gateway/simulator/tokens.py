@@ -4,6 +4,8 @@ Source: interface page, "The token". One token is current for each (tenant, chan
 Refuses to be lenient: a token is compared byte for byte, so that one that was decoded and encoded again does not match.
 """
 
+from __future__ import annotations
+
 import base64
 import binascii
 import enum

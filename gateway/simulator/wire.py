@@ -4,6 +4,8 @@ Refuses everything that RFC 9112 does not allow: bare line feeds, folded fields,
 unknown transfer codings, HTTP/1.0. It is a reading of its own: the gateway's client uses another parser.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import re
@@ -91,9 +93,7 @@ class Answer:
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
-def json_answer(
-    status: int, content: Mapping[str, object], headers: Sequence[tuple[str, str]] = ()
-) -> Answer:
+def json_answer(status: int, content: Mapping[str, object], headers: Sequence[tuple[str, str]] = ()) -> Answer:
     """An answer of compact JSON, with the fields in the order given."""
     body = json.dumps(content, separators=(",", ":")).encode()
     return Answer(status, body, [("Content-Type", "application/json;charset=UTF-8"), *headers])

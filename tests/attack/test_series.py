@@ -50,7 +50,7 @@ async def test_ten_thousand_wild_requests_add_no_series_beyond_the_bounded_sets(
 
 def test_result_codes_beyond_the_first_fifty_are_other() -> None:
     metrics = Metrics("0")
-    telemetry = Telemetry(Log(LineWriter(Lines())), metrics, lambda: 0.0)
+    telemetry = Telemetry(Log(LineWriter(Lines()), "error"), metrics, lambda: 0.0)
     for number in range(10_000):
         record = Record(0.0, "r", Trace("a" * 32, "b" * 16, "00"))
         record.operation = Operation.CREATE

@@ -53,10 +53,12 @@ async def test_what_a_running_gateway_cannot_change_is_refused(farm: Farm) -> No
     gateway.write(gateway.settings)
 
     assert not await gateway.server.reload()
+    await until(lambda: gateway.lines.of("config.rejected"))
 
     (line,) = gateway.lines.of("config.rejected")
     assert "listen.address" in line["faults"][0]
     assert f"{gateway.path}:" in line["faults"][0]
+    assert (await gateway.dial()).status == 201
 
 
 async def test_a_new_token_in_the_file_is_found_by_watching(farm: Farm) -> None:
