@@ -23,7 +23,7 @@ from aiohttp import web
 from gateway import __version__
 from gateway.app import Gateway
 from gateway.config import Address, Configuration, ConfigurationError, Loaded, ServerTLS, Watcher, load
-from gateway.http import CallersServer, Health, Limits, operators_application
+from gateway.http import CallersApi, CallersServer, Health, Limits, operators_application
 from gateway.telemetry import LineWriter, Log, Metrics, Telemetry
 from gateway.telemetry.logs import BinarySink, capture_libraries, loop_exception_handler
 
@@ -118,6 +118,11 @@ class Server:
         """What is to be done once a second: look after connections on both sides."""
         self._gateway.tend()
         self._callers.sweep()
+
+    @property
+    def api(self) -> CallersApi:
+        """What answers callers."""
+        return self._gateway.api
 
     def status(self) -> dict[str, Any]:
         """The document of `/status`."""

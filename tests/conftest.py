@@ -14,7 +14,6 @@ import uvloop
 from gateway.simulator import Certificates
 from tests.harness import Farm
 
-
 _BOTH_LOOPS = {"unit", "functional"}
 
 

@@ -6,11 +6,11 @@ what a caller, an operator or NSLB would see.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -207,24 +207,10 @@ def merge(into: dict[str, Any], change: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-async def until(condition: Any, *, turns: int = 2000) -> None:
+async def until(condition: Callable[[], object], *, turns: int = 2000) -> None:
     """Let the event loop turn until something holds; fails after that many short turns."""
-    import asyncio  # noqa: PLC0415
-
     for _ in range(turns):
         if condition():
             return
         await asyncio.sleep(0.005)
     raise AssertionError("it did not come to hold")
-
-
-@contextlib.asynccontextmanager
-async def farm(directory: Path, certificates: Certificates) -> AsyncIterator[Farm]:
-    """A farm for one test."""
-    async with Farm(directory, certificates) as made:
-        yield made
-
-
-def now() -> float:
-    """The wall clock, for expiry dates only."""
-    return time.time()

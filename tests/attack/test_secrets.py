@@ -41,7 +41,9 @@ def leaks(seen: bytes, secrets: list[str]) -> list[str]:
     return [secret for secret in secrets if any(form in seen for form in forms(secret))]
 
 
-async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(farm: Farm, tmp_path: Path) -> None:
+async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa: PLR0915 - one process, one story
+    farm: Farm, tmp_path: Path
+) -> None:
     simulator = await farm.simulator()
     own = simulator.issue_token("gateway-sales")
     token = tmp_path / "token"

@@ -41,7 +41,7 @@ async def test_ten_thousand_wild_requests_add_no_series_beyond_the_bounded_sets(
                 await gateway.request(wild.choice(["GET", "PUT", word().upper()]), "/dial")
     metrics = await gateway.metrics()
 
-    grown = {name for name in set(metrics) - calm}
+    grown = set(metrics) - calm
     assert len([name for name in metrics if name.startswith("gateway_upstream_requests_total")]) <= CODES * 3
     assert len([name for name in metrics if name.startswith("gateway_requests_total")]) <= 12
     assert len(grown) <= 60

@@ -208,7 +208,8 @@ async def test_many_calls_at_once_share_connections_and_each_is_sent_once(farm: 
 
 async def test_with_every_connection_busy_for_too_long_a_call_is_refused_and_not_sent(farm: Farm) -> None:
     simulator = await farm.simulator()
-    gateway = await farm.gateway(simulator, {"upstream": {"connections": 1, "timeouts": {"connect": 0.2, "response": 1}}})
+    tight = {"connections": 1, "timeouts": {"connect": 0.2, "response": 1}}
+    gateway = await farm.gateway(simulator, {"upstream": tight})
     simulator.fault(Fault("silence", operation="create", times=1))
     waiting = asyncio.create_task(gateway.dial())
     while not simulator.creates():

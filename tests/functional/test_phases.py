@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from gateway.simulator import Fault
 from tests.harness import Farm
 
 # kind of fault, its arguments → how many creates NSLB sees, status, code, outcome
-ANSWERED = [
+ANSWERED: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("status", {"status": 400}, 502, "upstream-rejected", "rejected"),
     ("status", {"status": 404}, 502, "upstream-rejected", "rejected"),
     ("status", {"status": 429}, 502, "upstream-rejected", "rejected"),
@@ -105,8 +106,6 @@ async def test_a_refused_connection_is_not_sent(farm: Farm, unused_tcp_port: int
 
 
 async def test_a_peer_that_accepts_and_is_silent_is_not_sent(farm: Farm) -> None:
-    import asyncio  # noqa: PLC0415
-
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.functional.test_refusals import BODY, HEAD, post
 from tests.harness import Farm
 
 
@@ -32,8 +33,6 @@ async def test_a_connection_that_says_nothing_is_closed_when_idle_too_long(farm:
 async def test_a_request_in_many_pieces_is_understood(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)
-    from tests.functional.test_refusals import post  # noqa: PLC0415
-
     host, _, port = gateway.server.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     for byte in post():
@@ -48,8 +47,6 @@ async def test_a_request_in_many_pieces_is_understood(farm: Farm) -> None:
 async def test_pipelined_requests_are_answered_in_turn(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)
-    from tests.functional.test_refusals import post  # noqa: PLC0415
-
     host, _, port = gateway.server.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"".join(post(b"X-Request-ID: p%d\r\n" % number) for number in range(5)))
@@ -66,8 +63,6 @@ async def test_pipelined_requests_are_answered_in_turn(farm: Farm) -> None:
 async def test_a_body_is_asked_for_when_the_caller_waits_to_be_asked(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)
-    from tests.functional.test_refusals import BODY, HEAD  # noqa: PLC0415
-
     host, _, port = gateway.server.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /dial HTTP/1.1\r\n" + HEAD + b"Expect: 100-continue\r\nContent-Length: 17\r\n\r\n")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import aiohttp
 import pytest
 import yaml
 
+from gateway import __version__
 from gateway.simulator import Fault, Simulator
 from tests.harness import KEY, Farm, settings, until
 
@@ -205,8 +207,6 @@ def test_a_fault_of_the_configuration_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_an_address_in_use_is_a_fault(tmp_path: Path) -> None:
-    import socket  # noqa: PLC0415
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         token = tmp_path / "token"
         token.write_text("t")
@@ -250,8 +250,6 @@ def test_a_key_is_made_and_digested() -> None:
 
 
 def test_version_and_schema_are_printed() -> None:
-    from gateway import __version__  # noqa: PLC0415
-
     assert run("version").stdout.strip() == __version__
     assert json.loads(run("schema").stdout)["type"] == "object"
 
