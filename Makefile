@@ -21,7 +21,7 @@ else
 PYTEST := $(BIN)/python -m pytest
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock benchmark lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock mutants benchmark lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ check-imports: $(READY) ## look at the layers, the modules and the words that mu
 
 check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
+
+mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
+	@$(BIN)/python -m tests.attack.mutants
 
 benchmark: $(READY) ## measure against nginx and others on this machine
 	@$(BIN)/python -m tests.benchmark $(ARGS)

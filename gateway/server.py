@@ -72,9 +72,6 @@ class Server:
         self._gateway.tend()
         self._ticker = loop.create_task(self._tick())
         self._health.started = True
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
         self.log.info("gateway.started", version=__version__, listen=self.address, admin=self.admin_address)
 
     async def run(self) -> int:
@@ -82,6 +79,9 @@ class Server:
         loop = asyncio.get_running_loop()
         capture_libraries(self.log)
         await self.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -136,6 +136,7 @@ class Server:
     async def reload(self) -> bool:
         """Load the configuration again and serve by it, whole or not at all; whether it was taken."""
         async with self._reloading:
+            self._watcher.changed()  # what changes from here on is another change
             try:
                 loaded = await asyncio.to_thread(load, self._path, self._environ)
             except ConfigurationError as exc:
@@ -210,9 +211,12 @@ class Server:
             expected = loop.time() + _TICK_SECONDS
             await asyncio.sleep(_TICK_SECONDS)
             self._metrics.loop_was_late(loop.time() - expected)
-            self.tend()
-            if self._watcher.changed():
-                await self.reload()
+            try:
+                self.tend()
+                if self._watcher.changed():
+                    await self.reload()
+            except Exception as exc:  # noqa: BLE001 - the next second is another try; without it nothing is tended
+                self.log.fault(exc)
 
 
 async def _unix_listener(

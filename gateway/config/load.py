@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from gateway.config import positions
 from gateway.config.positions import Document
 from gateway.config.schema import Configuration
+from gateway.config.values import parse_address
 
 _NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _KEY_LIKE: Final = re.compile(r"dgw_|[A-Za-z0-9_-]{24,}")
@@ -139,14 +140,15 @@ def _together(data: Any, directory: Path) -> Iterable[tuple[positions.Path, str]
 
 def _listening(data: Any) -> Iterable[tuple[positions.Path, str]]:
     listen = _at(data, "listen")
-    address = _at(listen, "address")
-    if isinstance(address, str) and _at(listen, "tls") is None and not address.startswith("unix:"):
-        host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-        if host and host not in {"localhost", "::1"} and not host.startswith("127."):
-            yield (
-                ("listen", "address"),
-                "is open to others than this machine, so credentials would travel in clear: configure listen.tls",
-            )
+    try:
+        address = parse_address(_at(listen, "address"))
+    except ValueError:
+        return
+    if not address.private and _at(listen, "tls") is None:
+        yield (
+            ("listen", "address"),
+            "is open to others than this machine, so credentials would travel in clear: configure listen.tls",
+        )
 
 
 def _pair(place: str, settings: Any, directory: Path) -> Iterable[tuple[positions.Path, str]]:

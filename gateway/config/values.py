@@ -72,7 +72,8 @@ class Endpoint(Model):
         return f"https://[{self.host}]:{self.port}" if ":" in self.host else f"https://{self.host}:{self.port}"
 
 
-def _address(value: Any) -> Address:
+def parse_address(value: Any) -> Address:
+    """Read host:port, [IPv6]:port or unix:/path. Raises `ValueError`."""
     if not isinstance(value, str):
         raise ValueError("must be host:port or unix:/path")  # noqa: TRY004 - pydantic takes no TypeError for a fault
     if value.startswith("unix:"):
@@ -193,7 +194,9 @@ def _text_schema(description: str, **more: Any) -> WithJsonSchema:
 
 FilePath = Annotated[Path, PlainValidator(_file), _text_schema("Path of a file, relative to this file.")]
 ListenAddress = Annotated[
-    Address, PlainValidator(_address), _text_schema("host:port, [IPv6]:port or unix:/path; port 0 means any free port.")
+    Address,
+    PlainValidator(parse_address),
+    _text_schema("host:port, [IPv6]:port or unix:/path; port 0 means any free port."),
 ]
 EndpointUrl = Annotated[
     Endpoint, PlainValidator(_endpoint), _text_schema("https://host:port of one NSLB address.", pattern="^https://")

@@ -21,8 +21,12 @@ class Watcher:
         self._seen: dict[Path, _Signature] = {}
 
     def watch(self, files: Iterable[Path]) -> None:
-        """Watch these files, and no others, from how they are now."""
-        self._seen = {path: _signature(path) for path in files}
+        """Watch these files, and no others.
+
+        Those that were watched already keep what was last seen of them: what happened to them while a new version
+        was being read would be missed otherwise.
+        """
+        self._seen = {path: self._seen[path] if path in self._seen else _signature(path) for path in files}
 
     def changed(self) -> bool:
         """Whether a file has changed, gone or come since it was last asked."""

@@ -122,12 +122,12 @@ class CallersApi:
             problem = Problem(failure.problem, failure.detail)
         except asyncio.CancelledError:
             # The process is ending and would not wait any longer.
-            record.outcome = Outcome.UNKNOWN if record.forwarded else Outcome.NOT_SENT
+            record.outcome = Outcome.UNKNOWN if record.sent else Outcome.NOT_SENT
             record.code = problems.INTERNAL.code
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets a bare 500 and the log the rest
             self._telemetry.log.fault(exc, request_id=record.request_id)
-            kind = problems.INTERNAL_AFTER_SENDING if record.forwarded else problems.INTERNAL
+            kind = problems.INTERNAL_AFTER_SENDING if record.sent else problems.INTERNAL
             problem = Problem(kind, "The gateway failed; its log has the reason under this request's id.")
         # A connection with a body that nobody read can't carry another request.
         keep_alive = keep_alive and request.content.is_eof()

@@ -59,9 +59,11 @@ class Call:
 
     @property
     def live(self) -> bool:
+        """It occupies an agent, and can be released."""
         return self.state in _LIVE
 
     def to_json(self) -> dict[str, object]:
+        """How the control port shows it."""
         return {"number": self.number, "user": self.holder.user, "media": self.media, "state": self.state}
 
 
@@ -71,29 +73,37 @@ class _Line:
     waiting: deque[asyncio.Future[Event | None]] = field(default_factory=deque)
 
 
+@dataclass(slots=True)
+class Stages:
+    """How long each stage of a call takes, in seconds; None: the next one comes only when it is pushed.
+
+    `queue` from create to `Call in queue`, `connect` from there to `Call connected` (or `Call queued timeout`,
+    `Call failed`, when scripted), `talk` from there to `Call disconnected`.
+    """
+
+    queue: float | None
+    connect: float | None
+    talk: float | None
+
+
 class Calls:
     """Every call so far, and each token holder's current one.
 
-    Times in seconds: `queue_seconds` from create to `Call in queue`, `connect_seconds` from there to
-    `Call connected` (or `Call queued timeout`, `Call failed`, when scripted), `talk_seconds` from there to
-    `Call disconnected`. None: that stage comes only when it is pushed. `agents` is how many calls may be live at once
-    (None: any number). With `second_create` `"accept"` a create on a token with a live call rings another phone and
+    `agents` is how many calls may be live at once (None: any number). `changed` is called after each change. With `second_create` `"accept"` a create on a token with a live call rings another phone and
     becomes the current one; with `"reject"` it fails.
     """
 
     def __init__(
         self,
+        stages: Stages,
         *,
-        queue_seconds: float | None,
-        connect_seconds: float | None,
-        talk_seconds: float | None,
         agents: int | None,
         second_create: str,
         changed: Callable[[], None],
     ) -> None:
         if second_create not in ("accept", "reject"):
             raise ValueError(f"second_create is accept or reject, not {second_create!r}")
-        self.queue_seconds, self.connect_seconds, self.talk_seconds = queue_seconds, connect_seconds, talk_seconds
+        self.stages = stages
         self.agents = agents
         self.second_create = second_create
         self.all: list[Call] = []
@@ -120,7 +130,7 @@ class Calls:
         call = Call(len(self.all) + 1, holder, media, outcome)
         self.all.append(call)
         line.call = call
-        self._after(self.queue_seconds, call, QUEUED)
+        self._after(self.stages.queue, call, QUEUED)
         self._changed()
         return None
 
@@ -200,9 +210,9 @@ class Calls:
             event_id = next(self._kind)(_IDS.get(description, _IDS[UNKNOWN]))
         call.state = _STATES.get(description, call.state)
         if description == QUEUED:
-            self._after(self.connect_seconds, call, _ENDINGS.get(call.outcome, CONNECTED))
+            self._after(self.stages.connect, call, _ENDINGS.get(call.outcome, CONNECTED))
         elif description == CONNECTED:
-            self._after(self.talk_seconds, call, DISCONNECTED)
+            self._after(self.stages.talk, call, DISCONNECTED)
         elif not call.live:
             _cancel(call)
         self._deliver(call, Event(description, event_id, content))

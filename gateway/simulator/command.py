@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 from gateway.simulator.certificates import write_private
@@ -34,20 +35,25 @@ async def serve(directory: Path, *, nslb_port: int, fabric_port: int, control_po
     try:
         await simulator.start()
     except OSError as problem:
-        print(f"A port is taken: {problem}", flush=True)
+        _say(f"A port is taken: {problem}")
         return 1
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
         loop.add_signal_handler(number, told.set)
     try:
         _leave_files(simulator, directory)
-        print(_addresses(simulator, directory), flush=True)
+        _say(_addresses(simulator, directory))
         await told.wait()
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
         await simulator.stop()
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _leave_files(simulator: Simulator, directory: Path) -> None:

@@ -1,7 +1,7 @@
 """Owns one accepted connection: TLS over a socket of ours, and the ways to end it.
 
-The socket is kept at hand beside the loop's transport, because a reset is a matter of the socket (SO_LINGER 0). Works on
-asyncio's own loop and on uvloop. Refuses to know HTTP.
+The socket is kept at hand beside the loop's transport, because a reset is a matter of the socket (SO_LINGER 0).
+Works on asyncio's own loop and on uvloop. Refuses to know HTTP.
 """
 
 from __future__ import annotations

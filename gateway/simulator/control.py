@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SECRET_FIELDS = ("authorization", "ccmessaging-token")
 
 
-class Misuse(Exception):
+class MisuseError(Exception):
     """A request that the control port can't do; the text says why."""
 
 
@@ -79,7 +79,7 @@ class Control:
         try:
             self._simulator.fault(Fault(**content))
         except (TypeError, ValueError) as problem:
-            raise Misuse(str(problem).removeprefix("Fault.__init__() ")) from None
+            raise MisuseError(str(problem).removeprefix("Fault.__init__() ")) from None
         return web.json_response(self._simulator.faults.waiting(), status=201)
 
     async def _no_faults(self, _: web.Request) -> web.Response:
@@ -97,7 +97,7 @@ class Control:
         content = await _object(request, {"description", "content", "event_id"})
         details, event_id = content.get("content"), content.get("event_id")
         if not isinstance(details, dict | None) or not isinstance(event_id, int | str | None):
-            raise Misuse("content is an object, event_id a number or a string")
+            raise MisuseError("content is an object, event_id a number or a string")
         call = self._simulator.push(
             _text(content, "description"), request.match_info["user"], content=details, event_id=event_id
         )
@@ -106,11 +106,11 @@ class Control:
     async def _script(self, request: web.Request) -> web.Response:
         outcomes = (await _object(request, {"outcomes"})).get("outcomes")
         if not isinstance(outcomes, list):
-            raise Misuse("outcomes is a list")
+            raise MisuseError("outcomes is a list")
         try:
             self._simulator.script(*outcomes)
         except ValueError as problem:
-            raise Misuse(str(problem)) from None
+            raise MisuseError(str(problem)) from None
         return web.json_response({"outcomes": outcomes})
 
     async def _expire(self, request: web.Request) -> web.Response:
@@ -154,7 +154,7 @@ async def _json_problems(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Misuse as problem:
+    except MisuseError as problem:
         return web.json_response({"error": str(problem)}, status=400)
     except LookupError as problem:
         return web.json_response({"error": str(problem.args[0])}, status=404)
@@ -167,16 +167,16 @@ async def _object(request: web.Request, known: set[str] | None = None) -> dict[s
     try:
         content: object = json.loads(await request.read())
     except (ValueError, RecursionError):
-        raise Misuse("the body is not JSON") from None
+        raise MisuseError("the body is not JSON") from None
     if not isinstance(content, dict):
-        raise Misuse("the body is not a JSON object")
+        raise MisuseError("the body is not a JSON object")
     if known is not None and not content.keys() <= known:
-        raise Misuse(f"unknown: {', '.join(sorted(content.keys() - known))}")
+        raise MisuseError(f"unknown: {', '.join(sorted(content.keys() - known))}")
     return content
 
 
 def _text(content: dict[str, Any], name: str) -> str:
     value = content.get(name)
     if not isinstance(value, str) or not value:
-        raise Misuse(f"{name} is missing, or not a string")
+        raise MisuseError(f"{name} is missing, or not a string")
     return value

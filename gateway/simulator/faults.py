@@ -5,7 +5,7 @@ Refuses an order that could never be met, or that has an argument its kind does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 OPERATIONS = ("create", "check", "events", "drop")
@@ -54,6 +54,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "missing": (int,),
     "headers": (dict,),
 }
+_FIRST_STATUS, _LAST_STATUS = 200, 599
 
 
 class Fault:
@@ -86,16 +87,18 @@ class Fault:
         self.args = args
         self.of_connection = kind in CONNECTION_KINDS
         if self.of_connection:
-            known, operations = CONNECTION_KINDS[kind], ("*", "fabric")
+            known = CONNECTION_KINDS[kind]
+            operations: tuple[str, ...] = ("*", "fabric")
         elif kind in REQUEST_KINDS:
-            known, operations = REQUEST_KINDS[kind] | {"delay"}, ("*", *OPERATIONS, *FABRIC_OPERATIONS)
+            known = REQUEST_KINDS[kind] | {"delay"}
+            operations = ("*", *OPERATIONS, *FABRIC_OPERATIONS)
         else:
             raise ValueError(f"unknown kind of fault: {kind!r}")
         if operation not in operations:
             raise ValueError(f"{kind}: unknown operation: {operation!r}")
-        if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 1):
+        if times is not None and not _whole(times, 1):
             raise ValueError(f"{kind}: times is a number from 1, or None")
-        if endpoint is not None and (isinstance(endpoint, bool) or not isinstance(endpoint, int) or endpoint < 0):
+        if endpoint is not None and not _whole(endpoint, 0):
             raise ValueError(f"{kind}: endpoint is an index, or None")
         for name, value in args.items():
             if name not in known:
@@ -103,8 +106,8 @@ class Fault:
             types = _TYPES.get(name, (str,))
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise ValueError(f"{kind}: {name} has a wrong type")
-        if kind == "status" and not 200 <= args.get("status", 500) <= 599:
-            raise ValueError("status: a status from 200 to 599")
+        if "status" in args and not _FIRST_STATUS <= args["status"] <= _LAST_STATUS:
+            raise ValueError(f"{kind}: a status from {_FIRST_STATUS} to {_LAST_STATUS}")
 
     def __repr__(self) -> str:
         return f"Fault({self.kind!r}, {self.operation!r}, times={self.times}, endpoint={self.endpoint}, **{self.args})"
@@ -131,6 +134,7 @@ class Fault:
         return bool(self.args.get("perform", self.kind not in ("status", "result-code", "redirect")))
 
     def to_json(self) -> dict[str, object]:
+        """How the control port shows it, and takes it."""
         return {
             "kind": self.kind,
             "operation": self.operation,
@@ -147,9 +151,11 @@ class Faults:
         self._waiting: list[tuple[Fault, list[int]]] = []
 
     def add(self, fault: Fault) -> None:
+        """Order a fault, after those that wait."""
         self._waiting.append((fault, [fault.times or 0]))
 
     def clear(self) -> None:
+        """Forget those that wait."""
         self._waiting.clear()
 
     def waiting(self) -> list[dict[str, object]]:
@@ -167,7 +173,7 @@ class Faults:
         names = {operation, "*"} if operation in OPERATIONS else {operation}
         return self._take(lambda fault: not fault.of_connection and fault.operation in names, endpoint)
 
-    def _take(self, wanted: Any, endpoint: int) -> Fault | None:
+    def _take(self, wanted: Callable[[Fault], bool], endpoint: int) -> Fault | None:
         for position, (fault, left) in enumerate(self._waiting):
             if wanted(fault) and fault.endpoint in (None, endpoint):
                 if fault.times is not None:
@@ -176,3 +182,7 @@ class Faults:
                         del self._waiting[position]
                 return fault
         return None
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

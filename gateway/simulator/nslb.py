@@ -16,7 +16,7 @@ from gateway.simulator.wire import Answer, Received, json_answer, parse_object
 
 BASE = "/service-cloud/rest/webadapter/v1/webadapterfacade/"
 CONTENT_TYPE = "application/json; charset=UTF-8"
-TOKEN = "ccmessaging-token"
+CREDENTIAL = "ccmessaging-token"
 SESSION = "JSESSIONID"
 PATHS = {
     "createClickToCall": ("POST", "create"),
@@ -26,7 +26,7 @@ PATHS = {
 }
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is answered with an HTTP status other than 200."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -56,16 +56,20 @@ class Adapter:
             if problem is not None:
                 return {"resultCode": "13", "resultDesc": problem}
             return {"resultCode": "0", "resultDesc": "connect successfully."}
-        if operation == "check":
-            return {
-                "resultCode": "0",
-                "webRTCSupported": self.webrtc_supported,
-                "clickToCallSupported": self.click_to_call_supported,
-            }
         if operation == "drop":
             if self.calls.drop(holder):
                 return {"resultCode": "0", "resultDesc": "disconnect successfully."}
             return {"resultCode": "13", "resultDesc": "disconnect failed"}
+        return self._support() if operation == "check" else await self._event(holder, gone)
+
+    def _support(self) -> dict[str, object]:
+        return {
+            "resultCode": "0",
+            "webRTCSupported": self.webrtc_supported,
+            "clickToCallSupported": self.click_to_call_supported,
+        }
+
+    async def _event(self, holder: Holder, gone: asyncio.Future[None]) -> dict[str, object]:
         event = await self.calls.poll(holder, self.poll_seconds, gone)
         if event is None:
             return {"resultCode": "0", "resultDesc": EMPTY}
@@ -88,6 +92,7 @@ class Nslb:
     def __init__(self, adapter: Adapter, *, accept_header: bool, renew_in_band: str) -> None:
         if renew_in_band not in ("off", "cookie", "header"):
             raise ValueError(f"renew_in_band is off, cookie or header, not {renew_in_band!r}")
+        self.place = "*"
         self.accept_header = accept_header
         self.renew_in_band = renew_in_band
         self.session_mixups = 0
@@ -103,7 +108,7 @@ class Nslb:
 
     def expire(self, received: Received) -> None:
         """Ends the token of that request's user."""
-        _, holder = self._adapter.tokens.check(received.cookies().get(TOKEN) or received.header(TOKEN))
+        _, holder = self._adapter.tokens.check(received.cookies().get(CREDENTIAL) or received.header(CREDENTIAL))
         if holder is not None:
             self._adapter.tokens.expire(holder.user)
 
@@ -111,47 +116,47 @@ class Nslb:
         """Checks the request, carries it out, and answers it. The refusal, if any, is noted in `received`."""
         try:
             return await self._serve(received, gone)
-        except Refused as refusal:
+        except RefusedError as refusal:
             received.refusal = str(refusal)
             return json_answer(refusal.status, {"errorCode": str(refusal.status), "exceptionInfo": str(refusal)})
 
     async def _serve(self, received: Received, gone: asyncio.Future[None]) -> Answer:
         operation = self.operation(received)
         if operation is None or received.method != PATHS[received.path.removeprefix(BASE)][0]:
-            raise Refused(404, "wrong path, or wrong method for it")
+            raise RefusedError(404, "wrong path, or wrong method for it")
         cookies = _cookies(received)
         holder, expired = self._authorise(received, cookies)
         headers = self._session(cookies.get(SESSION), holder, expired=expired)
         received.user = holder.user
         if received.fields("content-type") != [CONTENT_TYPE]:
-            raise Refused(400, "the Content-Type is not the documented one")
+            raise RefusedError(400, "the Content-Type is not the documented one")
         if received.query or "?" in received.target:
-            raise Refused(400, "a query")
+            raise RefusedError(400, "a query")
         media = media_of(received.body) if operation == "create" else ""
         if operation != "create" and received.body:
-            raise Refused(400, "a body where there is none")
+            raise RefusedError(400, "a body where there is none")
         return json_answer(200, await self._adapter.perform(operation, holder, media, gone), headers)
 
     def _authorise(self, received: Received, cookies: dict[str, str]) -> tuple[Holder, bool]:
-        value = cookies.get(TOKEN)
+        value = cookies.get(CREDENTIAL)
         if self.accept_header:
-            values = set(received.fields(TOKEN)) | ({value} if value is not None else set())
+            values = set(received.fields(CREDENTIAL)) | ({value} if value is not None else set())
             if len(values) > 1:
-                raise Refused(400, "two tokens")
+                raise RefusedError(400, "two tokens")
             value = values.pop() if values else None
         verdict, holder = self._adapter.tokens.check(value)
         if holder is None or verdict not in (Verdict.CURRENT, Verdict.EXPIRED):
-            raise Refused(401, f"token {verdict.value}")
+            raise RefusedError(401, f"token {verdict.value}")
         received.user = holder.user
         if verdict is Verdict.EXPIRED and (self.renew_in_band == "off" or cookies.get(SESSION) not in self._sessions):
-            raise Refused(401, "token expired")
+            raise RefusedError(401, "token expired")
         return holder, verdict is Verdict.EXPIRED
 
     def _session(self, session: str | None, holder: Holder, *, expired: bool) -> list[tuple[str, str]]:
         owner = self._sessions.get(session) if session is not None else None
         if owner not in (None, holder):
             self.session_mixups += 1
-            raise Refused(400, "a session of another user")
+            raise RefusedError(400, "a session of another user")
         headers = []
         if owner is None:
             session = secrets.token_hex(16).upper()
@@ -161,9 +166,9 @@ class Nslb:
             self.renewals += 1
             value = self._adapter.tokens.issue(holder)
             if self.renew_in_band == "cookie":
-                headers.append(("Set-Cookie", f"{TOKEN}={value}; Path=/; HttpOnly; Secure"))
+                headers.append(("Set-Cookie", f"{CREDENTIAL}={value}; Path=/; HttpOnly; Secure"))
             else:
-                headers.append((TOKEN, value))
+                headers.append((CREDENTIAL, value))
         return headers
 
 
@@ -172,23 +177,23 @@ def media_of(body: bytes, *, channel: bool = False) -> str:
     try:
         content = parse_object(body)
     except (ValueError, RecursionError):
-        raise Refused(400, "the body is not a JSON object") from None
+        raise RefusedError(400, "the body is not a JSON object") from None
     if channel and content.pop("channel", None) != "WEB":
-        raise Refused(400, "the channel is not WEB")
+        raise RefusedError(400, "the channel is not WEB")
     media = content.pop("mediaAbility", None)
     if not isinstance(media, str) or media not in ("0", "1"):
-        raise Refused(400, 'mediaAbility is neither "0" nor "1"')
+        raise RefusedError(400, 'mediaAbility is neither "0" nor "1"')
     if content:
-        raise Refused(400, "an unknown parameter")
+        raise RefusedError(400, "an unknown parameter")
     return media
 
 
 def _cookies(received: Received) -> dict[str, str]:
     if len(received.fields("cookie")) > 1:
-        raise Refused(400, "two Cookie fields")
+        raise RefusedError(400, "two Cookie fields")
     pairs = received.cookie_pairs()
     if any(not name for name, _ in pairs):
-        raise Refused(400, "a cookie without a name")
+        raise RefusedError(400, "a cookie without a name")
     if len(dict(pairs)) != len(pairs):
-        raise Refused(400, "two cookies of one name")
+        raise RefusedError(400, "two cookies of one name")
     return dict(pairs)

@@ -20,7 +20,7 @@ from gateway.simulator.faults import Fault, Faults
 from gateway.simulator.wire import (
     HEAD_LIMIT,
     Answer,
-    Malformed,
+    MalformedError,
     Received,
     json_answer,
     parse_head,
@@ -31,7 +31,9 @@ HOST = "127.0.0.1"
 
 
 class Service(Protocol):
-    """Who answers behind a listener."""
+    """Who answers behind a listener; `place` is what the faults of its connections are ordered for."""
+
+    place: str
 
     def operation(self, received: Received) -> str | None:
         """The operation that the path names, if any."""
@@ -53,7 +55,7 @@ class Records:
 
 
 class Listener:
-    """One address. `place` is `*` for NSLB or `fabric`; `index` tells the listeners of one place apart.
+    """One address; `index` tells the listeners of one service apart.
 
     `port` is 0 until it was opened, `accepted` the number of TCP connections so far.
     """
@@ -64,8 +66,6 @@ class Listener:
         tls: ssl.SSLContext,
         faults: Faults,
         records: Records,
-        *,
-        place: str,
         index: int = 0,
     ) -> None:
         self.port = 0
@@ -74,7 +74,6 @@ class Listener:
         self._tls = tls
         self._faults = faults
         self._records = records
-        self._place = place
         self._index = index
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -86,7 +85,7 @@ class Listener:
             return
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            listener.setblocking(False)
+            listener.settimeout(0)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((HOST, port or self.port))
             listener.listen(1024)
@@ -143,7 +142,7 @@ class Listener:
             task.get_loop().call_exception_handler(context)
 
     async def _serve(self, raw: socket.socket) -> None:
-        fault = self._faults.for_connection(self._place, self._index)
+        fault = self._faults.for_connection(self._service.place, self._index)
         if fault is not None and fault.kind != "reset-idle":
             with raw:
                 if fault.kind == "reset-handshake":
@@ -191,7 +190,7 @@ class Listener:
             if "100-continue" in received.fields("expect"):
                 await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             await read_body(connection.reader, received)
-        except Malformed as problem:
+        except MalformedError as problem:
             received.refusal = str(problem)
             answer = json_answer(400, {"errorCode": "400", "exceptionInfo": str(problem)})
             received.status = answer.status

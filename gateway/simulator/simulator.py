@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.simulator.calls import Call, Calls
+from gateway.simulator.calls import Call, Calls, Stages
 from gateway.simulator.certificates import NSLB_NAME, Certificates, Pair, write_private
 from gateway.simulator.control import Control
 from gateway.simulator.fabric import Fabric
@@ -32,8 +32,8 @@ class Simulator:
     """NSLB and the API Fabric over TLS, with a control port, all on 127.0.0.1; an async context manager.
 
     `directory` receives `ca.pem` and the certificates, unless `certificates` are given. Ports: 0 is any. Times are in
-    seconds, `None` for a stage of a call means that it comes only when it is pushed; see `Calls` for the stages,
-    `agents` and `second_create`, `Nslb` for `accept_header` and `renew_in_band`. `clock` gives seconds since the
+    seconds, `None` for a stage of a call means that it comes only when it is pushed; see `Stages`,
+    and `Calls` for `agents` and `second_create`, `Nslb` for `accept_header` and `renew_in_band`. `clock` gives seconds since the
     epoch and decides when tokens expire. With `client_ca` NSLB asks for a client's certificate. `apps` are the API
     Fabric's secrets by app key. `keep` is how many received requests are remembered (None: all).
 
@@ -41,7 +41,7 @@ class Simulator:
     `connections` and `fabric_connections` count the TCP connections accepted so far.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a property of the upstream that some test changes alone
         self,
         directory: Path,
         *,
@@ -74,9 +74,7 @@ class Simulator:
         self.faults = Faults()
         self.tokens = Tokens(token_lifetime, clock)
         self.calls = Calls(
-            queue_seconds=queue_seconds,
-            connect_seconds=connect_seconds,
-            talk_seconds=talk_seconds,
+            Stages(queue_seconds, connect_seconds, talk_seconds),
             agents=agents,
             second_create=second_create,
             changed=self._changed,
@@ -92,8 +90,7 @@ class Simulator:
         context = server_context(pair, minimum_version, maximum_version, client_ca)
         records = Records(self._record, self._changed, clock)
         self._nslb_listeners = [
-            Listener(self.nslb, context, self.faults, records, place="*", index=index)
-            for index, _ in enumerate(nslb_ports)
+            Listener(self.nslb, context, self.faults, records, index=index) for index, _ in enumerate(nslb_ports)
         ]
         pair = self.certificates.issue("fabric", hosts=(FABRIC_NAME, "localhost", HOST))
         self._fabric_listener = Listener(
@@ -101,7 +98,6 @@ class Simulator:
             server_context(pair),
             self.faults,
             Records(self.fabric_received.append, self._changed, clock),
-            place="fabric",
         )
         self._control = Control(self, control_port)
 

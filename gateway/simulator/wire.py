@@ -16,14 +16,16 @@ HEAD_LIMIT = 64 * 1024
 BODY_LIMIT = 1024 * 1024
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-~]{1,16384}) HTTP/1\.1")
+_VISIBLE = rb"[\x21-\x7e\x80-\xff]"
 _FIELD = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\x20-\x7e\x80-\xff\t]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*"
+    rb"((?:" + _VISIBLE + rb"(?:[\x20-\x7e\x80-\xff\t]*" + _VISIBLE + rb")?)?)[ \t]*"
 )
 _LENGTH = re.compile(r"[0-9]{1,9}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """A request that is not HTTP/1.1 as RFC 9112 has it; the text says where."""
 
 
@@ -54,10 +56,12 @@ class Received:
 
     @property
     def path(self) -> str:
+        """The target up to the question mark, as it arrived."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
+        """What follows the question mark; empty without one."""
         return self.target.partition("?")[2]
 
     def fields(self, name: str) -> list[str]:
@@ -110,41 +114,41 @@ def parse_object(body: bytes) -> dict[str, object]:
 
     content: object = json.loads(body.decode("utf-8"), object_pairs_hook=unique)
     if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object")  # noqa: TRY004  what was sent is wrong, not what a caller here did
     return content
 
 
 def parse_head(received: Received) -> None:
-    """Fills method, target and headers from `raw`, a head up to and with its empty line. `Malformed` if it is not one."""
+    """Fills method, target and headers from `raw`, a head with its empty line. `MalformedError` if it is not one."""
     lines = received.raw[:-4].split(b"\r\n")
     first = _REQUEST_LINE.fullmatch(lines[0])
     if first is None:
-        raise Malformed("not a request line of HTTP/1.1")
+        raise MalformedError("not a request line of HTTP/1.1")
     received.method, received.target = first[1].decode("ascii"), first[2].decode("ascii")
     for line in lines[1:]:
         found = _FIELD.fullmatch(line)
         if found is None:
-            raise Malformed("not a header field")
+            raise MalformedError("not a header field")
         received.headers.append((found[1].decode("ascii"), found[2].decode("latin-1")))
     if len(received.fields("host")) != 1:
-        raise Malformed("not one Host field")
+        raise MalformedError("not one Host field")
 
 
 async def read_body(reader: asyncio.StreamReader, received: Received) -> None:
-    """Reads the body that the head announces, and appends its bytes to `raw`. `Malformed`, `IncompleteReadError`."""
+    """Reads the body that the head announces, and appends it to `raw`. `MalformedError`, `IncompleteReadError`."""
     lengths, codings = received.fields("content-length"), received.fields("transfer-encoding")
     if codings:
         if lengths:
-            raise Malformed("Content-Length beside Transfer-Encoding")
+            raise MalformedError("Content-Length beside Transfer-Encoding")
         if [coding.lower() for coding in codings] != ["chunked"]:
-            raise Malformed("a transfer coding other than chunked")
+            raise MalformedError("a transfer coding other than chunked")
         await _read_chunks(reader, received)
     elif lengths:
         if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
-            raise Malformed("not one decimal Content-Length")
+            raise MalformedError("not one decimal Content-Length")
         length = int(lengths[0])
         if length > BODY_LIMIT:
-            raise Malformed("a body that is too large")
+            raise MalformedError("a body that is too large")
         received.body = await reader.readexactly(length)
         received.raw += received.body
 
@@ -154,18 +158,18 @@ async def _read_chunks(reader: asyncio.StreamReader, received: Received) -> None
         try:
             line = await reader.readuntil(b"\r\n")
         except asyncio.LimitOverrunError:
-            raise Malformed("a chunk's size without an end") from None
+            raise MalformedError("a chunk's size without an end") from None
         received.raw += line
         found = _CHUNK_SIZE.fullmatch(line)
         if found is None:
-            raise Malformed("not a chunk's size")
+            raise MalformedError("not a chunk's size")
         size = int(found[1], 16)
         if len(received.body) + size > BODY_LIMIT:
-            raise Malformed("a body that is too large")
+            raise MalformedError("a body that is too large")
         chunk = await reader.readexactly(size + 2)
         received.raw += chunk
         if not chunk.endswith(b"\r\n"):
-            raise Malformed("a chunk without its end, or a trailer")
+            raise MalformedError("a chunk without its end, or a trailer")
         if not size:
             return
         received.body += chunk[:-2]

@@ -27,7 +27,10 @@ class Attempt(NamedTuple):
 
 
 class Record:
-    """All that telemetry will know of one request; `started` is in seconds of the monotonic clock."""
+    """All that telemetry will know of one request; `started` is in seconds of the monotonic clock.
+
+    `sent` says whether any of its bytes may have reached NSLB.
+    """
 
     __slots__ = (
         "account",
@@ -43,6 +46,7 @@ class Record:
         "request_id",
         "result_code",
         "route",
+        "sent",
         "server_address",
         "server_port",
         "service",
@@ -65,6 +69,7 @@ class Record:
         self.media: str | None = None
         self.authentication: tuple[str, str] | None = None
         self.attempts: list[Attempt] = []
+        self.sent = False
         self.server_address: str | None = None
         self.server_port: int | None = None
         self.upstream_duration: float | None = None
@@ -81,11 +86,6 @@ class Record:
         self.server_port = port
         if attempt.outcome is not Outcome.NOT_SENT:
             self.upstream_duration = (self.upstream_duration or 0.0) + attempt.duration
-
-    @property
-    def forwarded(self) -> bool:
-        """Whether any of its bytes may have reached NSLB."""
-        return self.upstream_duration is not None
 
 
 class Telemetry:
@@ -145,7 +145,7 @@ class Telemetry:
             "duration": round(duration, 6),
             "upstream.duration": round(record.upstream_duration, 6) if record.upstream_duration is not None else None,
         }
-        event = "request.forwarded" if record.forwarded else "request.refused"
+        event = "request.forwarded" if record.sent else "request.refused"
         if record.outcome is Outcome.UNKNOWN or record.status >= _ERROR_STATUS:
             self.log.warning(event, **fields)
         else:

@@ -110,9 +110,13 @@ class Pool:
             else:
                 raise _gravest(failures)
             started = time.monotonic()
+            before = record.sent
             try:
-                reply = await connection.send(request_for(endpoint), timeout)
+                answer = connection.send(request_for(endpoint), timeout)
+                record.sent = True
+                reply = await answer
             except NotSent as failure:
+                record.sent = before
                 _note(record, endpoint, Outcome.NOT_SENT, 0.0)
                 failures.append(failure)
                 continue

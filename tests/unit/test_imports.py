@@ -322,9 +322,7 @@ def test_the_tree_keeps_the_rule(rule: str) -> None:
 
 
 @pytest.mark.parametrize(("rule", "file", "content", "complaint"), BAD)
-def test_the_rule_finds_what_breaks_it(
-    tmp_path: Path, rule: str, file: str, content: str, complaint: str
-) -> None:
+def test_the_rule_finds_what_breaks_it(tmp_path: Path, rule: str, file: str, content: str, complaint: str) -> None:
     path = tmp_path / "gateway" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "gateway" / "__init__.py").write_text("'The package.'")

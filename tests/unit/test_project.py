@@ -24,9 +24,7 @@ SHOWN_CODE: Final = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTAL
 
 def targets() -> set[str]:
     """What the Makefile can make that is no file."""
-    return {
-        target for line in re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE) for target in line.split()
-    }
+    return {target for line in re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE) for target in line.split()}
 
 
 def locked() -> dict[str, str]:
@@ -42,9 +40,7 @@ def name_of(requirement: str) -> str:
 
 def lock_is_current(folder: Path) -> bool:
     """What the check says in this folder, which has a copy of the project's files."""
-    finished = subprocess.run(
-        [sys.executable, folder / ".ci" / "lock.py", "--check"], check=False, timeout=30
-    )
+    finished = subprocess.run([sys.executable, folder / ".ci" / "lock.py", "--check"], check=False, timeout=30)
     return finished.returncode == 0
 
 
