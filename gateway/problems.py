@@ -68,6 +68,8 @@ SHUTTING_DOWN: Final = ProblemType(
     "shutting-down", 503, "The gateway is shutting down", Outcome.NOT_SENT, retry_after=1
 )
 
+FIXED_CODES: Final = frozenset(value.code for value in list(globals().values()) if isinstance(value, ProblemType))
+
 _RETRY_AFTER_REJECTION: Final = 5
 
 

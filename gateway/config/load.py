@@ -75,7 +75,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
         raise ConfigurationError([Fault(name, 1, 1, "", reason)], [path]) from None
     document = positions.read(content)
     faults = [Fault(name, line, column, _dotted(where), message) for (line, column), where, message in document.faults]
-    if document.data is None:
+    if document.data is None and faults:
         raise ConfigurationError(faults, [path])
     directory, files = path.absolute().parent, {path}
     context = {"directory": directory, "files": files, "environ": environ}

@@ -14,6 +14,7 @@ import yaml
 
 MOST_BYTES: Final = 1024 * 1024
 _MOST_NODES: Final = 200_000
+_ONE_QUOTED: Final = 3  # a single character between quotes
 
 Path = tuple[str | int, ...]
 Position = tuple[int, int]
@@ -60,7 +61,9 @@ def read(content: bytes) -> Document:
 
 def _problem(problem: str | None) -> str:
     """PyYAML's words without what it quotes of the file, which may be a secret."""
-    return re.sub(r"'[^']{2,}'", "…", problem or "it can't be read")
+    return re.sub(
+        r"'[^']*'", lambda quoted: quoted[0] if len(quoted[0]) <= _ONE_QUOTED else "…", problem or "unreadable"
+    )
 
 
 class _Reader:

@@ -30,6 +30,7 @@ from gateway.config.values import (
     unique,
 )
 from gateway.model import Medium, Operation
+from gateway.problems import FIXED_CODES, UPSTREAM_REJECTED
 
 
 class ListenTimeouts(Model):
@@ -50,15 +51,21 @@ class ServerTLS(Model):
 class Listen(Model):
     """The callers' listener."""
 
-    address: ListenAddress = Address(kind="tcp", host="127.0.0.1", port=8080)
+    address: ListenAddress = Field(
+        default_factory=lambda: Address("tcp", host="127.0.0.1", port=8080),
+        json_schema_extra={"default": "127.0.0.1:8080"},
+    )
     tls: ServerTLS | None = Field(default=None, description="TLS; needed where others than this machine can connect.")
-    timeouts: ListenTimeouts = ListenTimeouts()
+    timeouts: ListenTimeouts = Field(default_factory=ListenTimeouts)
 
 
 class Admin(Model):
     """The operators' listener."""
 
-    address: ListenAddress = Address(kind="tcp", host="127.0.0.1", port=9090)
+    address: ListenAddress = Field(
+        default_factory=lambda: Address("tcp", host="127.0.0.1", port=9090),
+        json_schema_extra={"default": "127.0.0.1:9090"},
+    )
 
 
 class UpstreamTLS(Model):
@@ -92,6 +99,13 @@ class ResultMapping(Model):
     status: int = Field(default=502, ge=400, le=599, description="HTTP status.")
     code: Code = Field(description="Problem code.")
 
+    @field_validator("code", mode="after")
+    @classmethod
+    def _own(cls, code: str) -> str:
+        if code in FIXED_CODES - {UPSTREAM_REJECTED.code}:
+            raise ValueError("is a code with another meaning")
+        return code
+
 
 ResultCodes = dict[OperationName, dict[ResultCode, ResultMapping]]
 _DEFAULT_RESULTS: Final = {Operation.CREATE: {"13": ResultMapping(status=503, code="no-agent-available")}}
@@ -103,8 +117,8 @@ class Upstream(Model):
     endpoints: Annotated[tuple[EndpointUrl, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
         min_length=1, max_length=64, description="NSLB's addresses, tried in turn."
     )
-    tls: UpstreamTLS = UpstreamTLS()
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    tls: UpstreamTLS = Field(default_factory=UpstreamTLS)
+    timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts)
     connections: int = Field(default=100, ge=1, le=10_000, description="At most so many connections to an endpoint.")
     warm: int = Field(default=1, ge=0, le=10_000, description="Idle connections kept ready at each endpoint.")
     idle_seconds: Seconds = Field(default=30, description="An idle connection is closed after this. Seconds.")
@@ -157,7 +171,7 @@ class Service(Model):
     credentials: Annotated[tuple[ApiKeyCredential, ...], BeforeValidator(to_tuple)] = Field(
         min_length=1, description="What it may prove itself with."
     )
-    allow: Allow = Allow()
+    allow: Allow = Field(default_factory=Allow)
 
 
 class Log(Model):
@@ -169,12 +183,12 @@ class Log(Model):
 class Configuration(Model):
     """The configuration of a dial gateway."""
 
-    listen: Listen = Listen()
-    admin: Admin = Admin()
+    listen: Listen = Field(default_factory=Listen)
+    admin: Admin = Field(default_factory=Admin)
     upstream: Upstream
     accounts: dict[Name, Account] = Field(min_length=1)
     services: dict[Name, Service] = Field(min_length=1)
     drain_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=25, description="How long requests under way may take after SIGTERM. Seconds."
     )
-    log: Log = Log()
+    log: Log = Field(default_factory=Log)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -38,7 +39,8 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
-class Address(Model):
+@dataclass(frozen=True, slots=True)
+class Address:
     """Where to listen: `tcp` with host and port, or `unix` with a path."""
 
     kind: Literal["tcp", "unix"]
@@ -62,7 +64,8 @@ class Address(Model):
             return False
 
 
-class Endpoint(Model):
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """One address of NSLB."""
 
     host: str

@@ -89,8 +89,9 @@ class Stages:
 class Calls:
     """Every call so far, and each token holder's current one.
 
-    `agents` is how many calls may be live at once (None: any number). `changed` is called after each change. With `second_create` `"accept"` a create on a token with a live call rings another phone and
-    becomes the current one; with `"reject"` it fails.
+    `agents` is how many calls may be live at once (None: any number). `changed` is called after each change.
+    With `second_create` `"accept"` a create on a token with a live call rings another phone and becomes the current
+    one; with `"reject"` it fails.
     """
 
     def __init__(

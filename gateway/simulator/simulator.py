@@ -9,6 +9,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,9 +33,8 @@ class Simulator:
     """NSLB and the API Fabric over TLS, with a control port, all on 127.0.0.1; an async context manager.
 
     `directory` receives `ca.pem` and the certificates, unless `certificates` are given. Ports: 0 is any. Times are in
-    seconds, `None` for a stage of a call means that it comes only when it is pushed; see `Stages`,
-    and `Calls` for `agents` and `second_create`, `Nslb` for `accept_header` and `renew_in_band`. `clock` gives seconds since the
-    epoch and decides when tokens expire. With `client_ca` NSLB asks for a client's certificate. `apps` are the API
+    seconds; see `Stages` for those of a call (None: only when pushed), `Calls` for `agents` and `second_create`, `Nslb`
+    for `accept_header` and `renew_in_band`. `clock` gives seconds since the epoch and decides when tokens expire. With `client_ca` NSLB asks for a client's certificate. `apps` are the API
     Fabric's secrets by app key. `keep` is how many received requests are remembered (None: all).
 
     `received` holds every request whose head arrived at NSLB, in order; `fabric_received` those at the API Fabric.
@@ -88,7 +88,7 @@ class Simulator:
         self._ports = (*nslb_ports, fabric_port)
         pair = server_pair or self.certificates.issue("nslb")
         context = server_context(pair, minimum_version, maximum_version, client_ca)
-        records = Records(self._record, self._changed, clock)
+        records = Records(partial(self._record, self.received), self._changed, clock)
         self._nslb_listeners = [
             Listener(self.nslb, context, self.faults, records, index=index) for index, _ in enumerate(nslb_ports)
         ]
@@ -97,7 +97,7 @@ class Simulator:
             self.fabric,
             server_context(pair),
             self.faults,
-            Records(self.fabric_received.append, self._changed, clock),
+            Records(partial(self._record, self.fabric_received), self._changed, clock),
         )
         self._control = Control(self, control_port)
 
@@ -242,10 +242,10 @@ class Simulator:
                 self._change.clear()
                 await self._change.wait()
 
-    def _record(self, received: Received) -> None:
-        self.received.append(received)
-        if self._keep is not None and len(self.received) > 2 * self._keep:
-            del self.received[: -self._keep]
+    def _record(self, kept: list[Received], received: Received) -> None:
+        kept.append(received)
+        if self._keep is not None and len(kept) > 2 * self._keep:
+            del kept[: -self._keep]
         self._changed()
 
     def _changed(self) -> None:
