@@ -111,7 +111,8 @@ class Calls:
         self._changed = changed
         self._lines: dict[Holder, _Line] = {}
         self._script: deque[str] = deque()
-        self._kind = itertools.cycle((int, str))
+        self._id_type = itertools.cycle((int, str))
+        self._content_type = itertools.cycle((int, str))
 
     def script(self, *outcomes: str) -> None:
         """What becomes of the next calls, in order: `connect`, `timeout` or `fail`. `ValueError` for another word."""
@@ -208,7 +209,7 @@ class Calls:
 
     def _emit(self, call: Call, description: str, content: dict[str, object], event_id: int | str | None) -> None:
         if event_id is None:
-            event_id = next(self._kind)(_IDS.get(description, _IDS[UNKNOWN]))
+            event_id = next(self._id_type)(_IDS.get(description, _IDS[UNKNOWN]))
         call.state = _STATES.get(description, call.state)
         if description == QUEUED:
             self._after(self.stages.connect, call, _ENDINGS.get(call.outcome, CONNECTED))
@@ -229,16 +230,15 @@ class Calls:
         call.events.append(event)
 
     def _content(self, description: str) -> dict[str, object]:
-        kind = next(self._kind)
         if description == CONNECTED:
             return {
                 "domain": "webrtc.example",
                 "gwAddresses": ["10.10.10.4:8443", "10.10.10.5:8443"],
-                "accessCode": kind(179080000537636),
+                "accessCode": next(self._content_type)(179080000537636),
                 "clickToCallCaller": "8613300000000",
             }
         if description == FAILED:
-            return {"causeId": kind(20001), "causeDesc": "The called party is busy."}
+            return {"causeId": next(self._content_type)(20001), "causeDesc": "The called party is busy."}
         return {}
 
 

@@ -68,7 +68,7 @@ class Certificates:
         `days` is the validity from now; `expired` makes one that ended yesterday. `client` is for client
         authentication, otherwise for a server. `ValueError` when the name is not a plain file name.
         """
-        if not name or name != Path(name).name:
+        if not name or name.startswith(".") or name != Path(name).name:
             raise ValueError(f"not a plain file name: {name!r}")
         key = ec.generate_private_key(ec.SECP256R1())
         public = key.public_key()

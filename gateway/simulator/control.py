@@ -105,8 +105,8 @@ class Control:
 
     async def _script(self, request: web.Request) -> web.Response:
         outcomes = (await _object(request, {"outcomes"})).get("outcomes")
-        if not isinstance(outcomes, list):
-            raise MisuseError("outcomes is a list")
+        if not isinstance(outcomes, list) or not all(isinstance(outcome, str) for outcome in outcomes):
+            raise MisuseError("outcomes is a list of strings")
         try:
             self._simulator.script(*outcomes)
         except ValueError as problem:

@@ -33,9 +33,10 @@ class Simulator:
     """NSLB and the API Fabric over TLS, with a control port, all on 127.0.0.1; an async context manager.
 
     `directory` receives `ca.pem` and the certificates, unless `certificates` are given. Ports: 0 is any. Times are in
-    seconds; see `Stages` for those of a call (None: only when pushed), `Calls` for `agents` and `second_create`, `Nslb`
-    for `accept_header` and `renew_in_band`. `clock` gives seconds since the epoch and decides when tokens expire. With `client_ca` NSLB asks for a client's certificate. `apps` are the API
-    Fabric's secrets by app key. `keep` is how many received requests are remembered (None: all).
+    seconds; see `Stages` for those of a call (None: only when pushed), `Calls` for `agents` and `second_create`,
+    `Nslb` for `accept_header` and `renew_in_band`. `clock` gives seconds since the epoch and decides when tokens
+    expire. With `client_ca` NSLB asks for a client's certificate. `apps` are the API Fabric's secrets by app key.
+    `keep` is how many received requests are remembered at least (None: all).
 
     `received` holds every request whose head arrived at NSLB, in order; `fabric_received` those at the API Fabric.
     `connections` and `fabric_connections` count the TCP connections accepted so far.

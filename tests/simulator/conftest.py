@@ -20,8 +20,8 @@ async def start(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Sta
     async with contextlib.AsyncExitStack() as stack:
 
         async def started(**options: Any) -> Simulator:
-            stages = {"queue_seconds": None, "connect_seconds": None, "talk_seconds": None}
-            options = {"certificates": certificates, "poll_seconds": 0.02} | stages | options
+            stages: dict[str, Any] = {"queue_seconds": None, "connect_seconds": None, "talk_seconds": None}
+            options = {"certificates": certificates, "poll_seconds": 0.02, **stages, **options}
             return await stack.enter_async_context(Simulator(tmp_path, **options))
 
         yield started
