@@ -87,6 +87,10 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         await self._stop.wait()
         await self.drain()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Told once more while the interpreter ends, it must not die of it.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         return 0
 
     def stop(self, reason: str) -> None:

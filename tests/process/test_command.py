@@ -56,8 +56,8 @@ class Process:
     def admin(self) -> str:
         return f"http://{self.of('gateway.started')[0]['admin']}"
 
-    async def ended(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.returncode is None:
+    async def ended(self, number: signal.Signals | None = signal.SIGTERM) -> int:
+        if self.process.returncode is None and number is not None:
             self.process.send_signal(number)
         code = await self.process.wait()
         if self.reader is not None:
@@ -134,7 +134,7 @@ async def test_a_request_under_way_is_finished_while_nothing_new_is_taken(
         with pytest.raises(aiohttp.ClientConnectorError):
             await dial(base)
         assert (await under_way)[0] == 201
-    assert await running.ended() == 0
+    assert await running.ended(None) == 0
     assert len(simulator.creates()) == 1
 
 
