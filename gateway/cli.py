@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="a simulated contact centre, a gateway before it, and a call")
     demo.add_argument("--once", action="store_true", help="end after the call")
+    demo.add_argument("--directory", type=Path, help="where to put its files, which stay (default: a new one)")
     demo.set_defaults(run=_demo)
 
     simulate = commands.add_parser("simulate", help="the simulated contact centre alone, with faults on request")
@@ -98,7 +99,7 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from gateway.demo import demo  # noqa: PLC0415
 
-    return demo(once=options.once)
+    return demo(once=options.once, directory=options.directory)
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """`dial-gateway demo`: a simulated contact centre over TLS, a gateway before it, and a call through both.
 
-Owns a directory that it deletes again, a certificate authority and a key that nobody else will ever trust.
-Refuses to listen beyond loopback.
+Owns a directory that it deletes again (unless it was told which to use), and in it a certificate authority and a key
+that nobody else will ever trust, and `env`, which tells a shell where everything is. Refuses to listen beyond loopback.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shlex
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -28,24 +30,38 @@ _USER: Final = "demo"
 _CREATED: Final = 201
 
 
-def demo(*, once: bool) -> int:
-    """Run the demonstration; with `once` it ends after the call. 0 if the call was accepted, else 1."""
+def demo(*, once: bool, directory: Path | None = None) -> int:
+    """Run the demonstration; with `once` it ends after the call. 0 if the call was accepted, else 1.
+
+    What it writes goes into `directory` and stays there; without one it goes into a new one, which is deleted.
+    """
     with (
         asyncio.Runner(loop_factory=event_loop) as runner,
-        tempfile.TemporaryDirectory(prefix="dial-gateway-demo-") as directory,
+        tempfile.TemporaryDirectory(prefix="dial-gateway-demo-") as scratch,
     ):
-        return runner.run(_demo(Path(directory), once=once))
+        place = (directory or Path(scratch)).absolute()
+        variables = place / "env"
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A former one may be readable by others, and tells of ports that are gone.
+            variables.unlink(missing_ok=True)
+            variables.touch(mode=0o600)
+        except OSError as exc:
+            print(f"{place} can't be used: {exc.strerror}", file=sys.stderr)
+            return 1
+        return runner.run(_demo(place, variables, once=once))
 
 
-async def _demo(directory: Path, *, once: bool) -> int:
+async def _demo(directory: Path, variables: Path, *, once: bool) -> int:
     async with Simulator(directory) as simulator:
         key = new_key()
-        token_file = directory / "demo-token"
+        token_file = directory / "token"
         token_file.write_text(simulator.issue_token(_USER), encoding="ascii")
         configuration = directory / "gateway.yaml"
         configuration.write_text(_configuration(simulator, key, token_file), encoding="utf-8")
         server = Server(configuration)
         await server.start()
+        variables.write_text(_variables(server, simulator, key, token_file, configuration), encoding="utf-8")
         try:
             _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
             _say("A call, as a service would make it:")
@@ -58,7 +74,7 @@ async def _demo(directory: Path, *, once: bool) -> int:
                 else "The call was NOT accepted."
             )
             if not once:
-                _say(_what_to_try(server, simulator, key, token_file, configuration))
+                _say(_what_to_try(server, simulator, key, token_file, configuration, variables))
                 await _until_told()
         finally:
             await server.drain()
@@ -110,12 +126,30 @@ def _free_or_any(port: int) -> int:
     return port
 
 
-def _what_to_try(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> str:
+def _variables(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> str:
+    """What a shell reads (`. FILE`) to know where everything is."""
+    values = {
+        "GATEWAY": f"http://{server.address}",
+        "OPERATORS": f"http://{server.admin_address}",
+        "CONTROL": simulator.control_url,
+        "NSLB": simulator.endpoints[0].removeprefix("https://"),
+        "KEY": key.reveal().decode("ascii"),
+        "TOKEN_FILE": str(token_file),
+        "CONFIG_FILE": str(configuration),
+    }
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _what_to_try(  # noqa: PLR0913, PLR0917 - everything that the commands name
+    server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path, variables: Path
+) -> str:
     dial = f"curl -i http://{server.address}/dial -H 'Content-Type: application/json'"
     good = f"-H 'Authorization: Bearer {key.reveal().decode()}'"
     control = simulator.control_url
     return f"""\
-What to try in another terminal; everything of this demonstration is thrown away when it ends (Ctrl-C).
+What to try in another terminal. Ctrl-C ends this demonstration. The addresses, the key and the files that the README
+uses by name are in a file for your shell:
+. {shlex.quote(str(variables))}
 
 # a call
 {dial} {good} -d '{{"media": "voice"}}'
@@ -129,8 +163,9 @@ What to try in another terminal; everything of this demonstration is thrown away
 # the account's token expires: the next call is refused by the contact centre, and the answer says so
 curl -X POST {control}/expire
 
-# a new token, where the gateway finds it by itself within a second
-curl -s -X POST {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {token_file}
+# a new token, moved to where the gateway finds it by itself
+curl -s {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {token_file}.new
+mv {token_file}.new {token_file}
 
 # break the configuration: the old one goes on, and the log says what is wrong and where
 echo 'listn: {{}}' >> {configuration}

@@ -102,7 +102,7 @@ class Token:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trace:
     """Where a request stands in a distributed trace (W3C Trace Context): ids in lower-case hexadecimal."""
 

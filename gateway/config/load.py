@@ -69,7 +69,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
     """Load a configuration file and everything that it names. Raises `ConfigurationError`."""
     name = str(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(positions.MOST_BYTES + 1)
     except OSError as exc:
         reason = f"the file can't be read: {exc.strerror or type(exc).__name__}"
         raise ConfigurationError([Fault(name, 1, 1, "", reason)], [path]) from None
@@ -80,6 +81,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
     directory, files = path.absolute().parent, {path}
     context = {"directory": directory, "files": files, "environ": environ}
     configuration = None
+    unread = {where for _, where, _ in document.faults if where}
     try:
         configuration = Configuration.model_validate(document.data, context=context)
     except ValidationError as exc:
@@ -88,12 +90,15 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
             for error in exc.errors(include_url=False, include_input=False)
             # A list whose every item is at fault is not empty, whatever is left of it.
             if error["type"] != "too_short" or not _value(document.data, error["loc"])
+            # What could not be read has been told, and stands for nothing.
+            if error["loc"] not in unread
         ]
     said = {fault.path for fault in faults}
     for where, message in _together(document.data, directory):
         fault = _fault(name, document, where, message)
         if fault.path not in said:
             faults.append(fault)
+            said.add(fault.path)
     if faults or configuration is None:
         raise ConfigurationError(faults, files)
     return Loaded(configuration, frozenset(files), path, document)
@@ -156,12 +161,12 @@ def _pair(place: str, settings: Any, directory: Path) -> Iterable[tuple[position
     if place == "upstream" and (certificate is None) != (key is None):
         present = "certificate" if key is None else "key"
         yield (place, "tls", present), "certificate and key go together"
-    if not isinstance(certificate, str) or not isinstance(key, str):
-        return
-    if not (directory / certificate).is_file() or not (directory / key).is_file():
+    if not isinstance(certificate, str) or not (directory / certificate).is_file():
         return
     if not _loads(lambda c: c.load_verify_locations(directory / certificate)):
         yield (place, "tls", "certificate"), "the file has no PEM certificate"
+    elif not isinstance(key, str) or not (directory / key).is_file():
+        return
     elif not _loads(lambda c: c.load_cert_chain(directory / certificate, directory / key, password="")):
         yield (place, "tls", "key"), "is not the private key of the certificate, or needs a password"
 
@@ -213,9 +218,10 @@ def _explained(file: str, document: Document, error: ErrorDetails) -> Fault:
     if kind == "extra_forbidden":
         line, column = document.keys.get(path, (1, 1))
         return Fault(file, line, column, _dotted(path), _unknown(path))
-    if kind == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
+    if error["loc"] and error["loc"][-1] == "[key]":
         line, column = document.keys.get(path, (1, 1))
-        return Fault(file, line, column, _dotted(path), "the name is not well formed")
+        words = "the name is not well formed" if kind == "string_pattern_mismatch" else _words(kind, context)
+        return Fault(file, line, column, _dotted(path), words)
     return _fault(file, document, path, _words(kind, context))
 
 

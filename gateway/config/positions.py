@@ -14,6 +14,9 @@ import yaml
 
 MOST_BYTES: Final = 1024 * 1024
 _MOST_NODES: Final = 200_000
+_PLAIN_TAGS: Final = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+# YAML can write half a character ("\ud800"), which no file name and no message can hold.
+_HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
 _ONE_QUOTED: Final = 3  # a single character between quotes
 
 Path = tuple[str | int, ...]
@@ -87,6 +90,8 @@ class _Reader:
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
+        if node.tag not in _PLAIN_TAGS:
+            document.faults.append((position, path, "a tag (!) is not supported here"))
         self._open.append(node)
         try:
             if isinstance(node, yaml.SequenceNode):
@@ -103,6 +108,8 @@ class _Reader:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key_node.tag == "tag:yaml.org,2002:merge":
                 document.faults.append((position, path, "merge keys (<<) are not supported"))
+            elif isinstance(key, str) and _HALF_CHARACTER.search(key):
+                document.faults.append((position, path, "the key has a character that can't be read"))
             elif not isinstance(key, str) or key_node.tag != "tag:yaml.org,2002:str":
                 document.faults.append((position, path, 'a key must be text; write a number in quotes, as in "13"'))
             elif key in mapping:
@@ -114,10 +121,14 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         try:
-            return self._constructor.construct_object(node)
+            value = self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError):
-            self._document.faults.append((_position(node), path, "the value can't be read"))
-            return None
+            value = None
+        else:
+            if not isinstance(value, str) or not _HALF_CHARACTER.search(value):
+                return value
+        self._document.faults.append((_position(node), path, "the value can't be read"))
+        return None
 
 
 def _position(node: yaml.Node) -> Position:

@@ -26,6 +26,7 @@ from gateway.config.values import (
     ResultCode,
     Seconds,
     SecretField,
+    ServerName,
     to_tuple,
     unique,
 )
@@ -72,11 +73,8 @@ class UpstreamTLS(Model):
     """How NSLB's certificate is verified. It always is."""
 
     ca: FilePath | None = Field(default=None, description="Authorities to trust, PEM; default: the system's.")
-    server_name: str | None = Field(
-        default=None,
-        description="The name to send and to verify; default: the endpoint's host.",
-        min_length=1,
-        max_length=253,
+    server_name: ServerName | None = Field(
+        default=None, description="The name to send and to verify; default: the endpoint's host."
     )
     minimum_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="The least version to speak.")
     pins: Annotated[tuple[Pin, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import stat
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -87,7 +89,7 @@ def parse_address(value: Any) -> Address:
     host, colon, port = value.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host != bare
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:  # noqa: PLR2004
         raise ValueError("must be host:port or unix:/path, with a port from 0 to 65535")
     if bracketed != (":" in bare) or not _is_host(bare):
         raise ValueError("must name a host before the port, an IPv6 address in brackets")
@@ -120,6 +122,12 @@ def _is_host(host: str) -> bool:
     return True
 
 
+def _server_name(value: Any) -> Any:
+    if isinstance(value, str) and not _is_host(value):
+        raise ValueError("must be the name of a host, or an address")
+    return value
+
+
 def _file(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("must be the path of a file")
@@ -127,6 +135,9 @@ def _file(value: Any, info: ValidationInfo) -> Path:
     if info.context is not None:
         info.context["files"].add(path)
         try:
+            # A pipe would be waited for without end, with every later reload waiting behind it.
+            if stat.S_ISFIFO(path.stat().st_mode):
+                raise ValueError("must be a file, not a pipe")
             with path.open("rb"):
                 pass
         except OSError as exc:
@@ -152,6 +163,12 @@ def _secret(value: Any, info: ValidationInfo) -> SecretReference:
     return SecretReference(origin, location, secret, context["environ"])
 
 
+def _result_code(value: str) -> str:
+    if value == "0":
+        raise ValueError("is success, which can't be given another meaning")
+    return value
+
+
 def _digest(value: Any) -> bytes:
     match = _DIGEST.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -170,7 +187,10 @@ def _not_after(value: Any) -> datetime | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        try:
+            return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is out of range") from None
     if isinstance(value, date):
         try:
             return datetime(value.year, value.month, value.day, tzinfo=UTC) + timedelta(days=1)
@@ -227,10 +247,11 @@ NotAfter = Annotated[
     PlainValidator(_not_after),
     _text_schema("A date, whose day is the last one (UTC), or a time; the key holds no longer."),
 ]
+ServerName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_server_name)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-ResultCode = Annotated[str, Field(pattern=r"^[0-9]{1,6}$")]
+ResultCode = Annotated[str, Field(pattern=r"^[0-9]{1,6}$"), AfterValidator(_result_code)]
 
 
 def _enumerated(kind: type[Medium | Operation]) -> BeforeValidator:

@@ -39,6 +39,6 @@ class Watcher:
 def _signature(path: Path) -> _Signature:
     try:
         found = os.stat(path)  # noqa: PTH116 - follows links, like opening it would
-    except OSError:
+    except (OSError, ValueError):  # the latter for what can't be the name of a file
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -86,7 +86,7 @@ class CallersApi:
 
     def refuse_unparsed(self, problem: Problem, client_address: str | None) -> Answer:
         """Answer a request that could not be parsed, so that there is none to speak of."""
-        record = Record(self._telemetry.monotonic(), fields.request_id(None), fields.trace(None))
+        record = Record(self._telemetry.monotonic(), *fields.identify(None, None))
         record.client_address = client_address
         answer = self._conclude(problem, record, keep_alive=False, bodiless=False)
         record.status = answer.status
@@ -97,11 +97,8 @@ class CallersApi:
 
     def _observe(self, request: web.BaseRequest) -> Record:
         headers = request.headers
-        record = Record(
-            self._telemetry.monotonic(),
-            fields.request_id(headers.get("X-Request-ID")),
-            fields.trace(headers.get("traceparent")),
-        )
+        request_id, trace = fields.identify(headers.get("X-Request-ID"), headers.get("traceparent"))
+        record = Record(self._telemetry.monotonic(), request_id, trace)
         method = request.method
         record.method = method if method in _METHODS else _OTHER_METHOD
         address = request.remote
@@ -163,8 +160,8 @@ class CallersApi:
         if request.method != "POST":
             raise Problem(problems.METHOD_NOT_ALLOWED, "This route takes POST only.", allow="POST")
         record.operation = Operation.CREATE
-        in_flight = self._telemetry.metrics.in_flight(Operation.CREATE)
-        in_flight.inc()
+        metrics = self._telemetry.metrics
+        metrics.entered(Operation.CREATE)
         try:
             runtime = self.runtime
             principal = self._authenticate(request, runtime.keys, record)
@@ -173,14 +170,14 @@ class CallersApi:
             if mark:
                 raise Problem(problems.MALFORMED_REQUEST, "This route takes no query.")
             wanted = body.dial_request(await body.take(request, self.body_timeout))
-            accepted = await dial.place(wanted, principal, runtime.accounts, runtime.nslb, record)
+            dial_id, document = await dial.place(wanted, principal, runtime.accounts, runtime.nslb, record)
         finally:
-            in_flight.dec()
+            metrics.left(Operation.CREATE)
         return self._answers.json(
             201,
-            accepted.document,
+            document,
             record.request_id,
-            fields=f"Location: /dial/{accepted.id}\r\n",
+            fields=f"Location: /dial/{dial_id}\r\n",
             keep_alive=keep_alive,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_BODY_BYTES: Final = 8 * 1024
 _MOST_ERRORS: Final = 16
+_MOST_REMEMBERED_BYTES: Final = 256
 _ABSENT: Final = object()
 _MEDIA: Final = {medium.value: medium for medium in Medium}
 # A name is shown in an answer only if it can't be a key, a token or a number that strayed into the wrong place.
@@ -42,16 +44,16 @@ async def take(request: web.BaseRequest, timeout: float) -> bytes:
     Raises `Problem`.
     """
     headers = request.headers
-    media_type, _, parameters = headers.get("Content-Type", "").partition(";")
-    if media_type.strip().lower() != "application/json" or not _is_utf8(parameters):
+    if not _is_json(headers.get("Content-Type", "")):
         raise Problem(problems.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json, in UTF-8.")
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
         raise Problem(problems.UNSUPPORTED_MEDIA_TYPE, "Send the body without compression.")
-    length = headers.get("Content-Length")
-    if length is not None and int(length) > MOST_BODY_BYTES:
-        _too_large()
     content = request.content
     if not content.is_eof():
+        length = headers.get("Content-Length")
+        if length is not None and int(length) > MOST_BODY_BYTES:
+            _too_large()
         _expect(request)
         try:
             async with asyncio.timeout(timeout):
@@ -68,8 +70,12 @@ async def take(request: web.BaseRequest, timeout: float) -> bytes:
 
 def dial_request(body: bytes) -> DialRequest:
     """Read the body of a `POST /dial`. Raises `Problem` with every fault that it has."""
+    return _remembered(body) if len(body) <= _MOST_REMEMBERED_BYTES else _read(body)
+
+
+def _read(body: bytes) -> DialRequest:
     try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_constant)
+        document = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise Problem(problems.MALFORMED_REQUEST, "The body is not valid JSON, or repeats a member.") from None
     if not isinstance(document, dict):
@@ -94,6 +100,10 @@ def dial_request(body: bytes) -> DialRequest:
     return DialRequest(_MEDIA[medium], None if account is _ABSENT else account)
 
 
+# Callers send the same few bodies over and over. Only valid ones are remembered: a refusal raises.
+_remembered = lru_cache(maxsize=256)(_read)
+
+
 async def _collect(content: StreamReader) -> bytes:
     body = bytearray()
     while chunk := await content.readany():
@@ -112,6 +122,13 @@ def _expect(request: web.BaseRequest) -> None:
         raise Problem(problems.MALFORMED_REQUEST, "The Expect field asks for something unknown.", closing=True)
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    media_type, _, parameters = content_type.partition(";")
+    return media_type.strip().lower() == "application/json" and _is_utf8(parameters)
 
 
 def _is_utf8(parameters: str) -> bool:
@@ -138,3 +155,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(_: str) -> NoReturn:
     msg = "NaN and Infinity are not JSON"
     raise ValueError(msg)
+
+
+# `json.loads` with these hooks would make a new decoder each time.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant)

@@ -6,28 +6,23 @@ accounts and media that the service was not given, and to send anything again af
 
 from __future__ import annotations
 
-import secrets
+from binascii import b2a_base64
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
 from gateway import problems
 from gateway.http.body import DialRequest
+from gateway.http.entropy import ENTROPY
 from gateway.model import Outcome, Principal
 from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import StaticToken
-from gateway.upstream import Caller, Nslb, Verdict
+from gateway.upstream import Nslb
 
 _ID_BYTES: Final = 16
-
-
-class Accepted(NamedTuple):
-    """A call that was created: its unguessable id, and the JSON body that tells of it."""
-
-    id: str
-    document: bytes
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class Accounts:
@@ -51,17 +46,27 @@ class Accounts:
         return self.tokens[wanted]
 
 
-async def place(wanted: DialRequest, principal: Principal, accounts: Accounts, nslb: Nslb, record: Record) -> Accepted:
-    """Create a call. Raises `Problem`, `NotSent` or `SentUnanswered`; the record tells how far it came."""
+async def place(
+    wanted: DialRequest, principal: Principal, accounts: Accounts, nslb: Nslb, record: Record
+) -> tuple[str, bytes]:
+    """Create a call: its unguessable id, and the JSON body that tells of it.
+
+    Raises `Problem`, `NotSent` or `SentUnanswered`; the record tells how far it came.
+    """
     if wanted.medium not in principal.media:
         raise Problem(problems.FORBIDDEN, "This service may not use this medium.")
-    record.media = wanted.medium.value
+    record.media = wanted.medium
     account = accounts.choose(principal, wanted.account)
     record.account = account.account
-    caller = Caller(record.request_id, record.trace.traceparent(), record.client_address)
-    verdict, generation = await _attempt(wanted, account, nslb, caller, record)
-    if verdict.unauthorised and account.renew(generation) is not None:
-        verdict, _ = await _attempt(wanted, account, nslb, caller, record)
+    repeated = False
+    while True:
+        token = account.token
+        verdict = await nslb.create(wanted.medium, account.cookie, token.value, record)
+        if verdict.session:
+            account.keep_session(verdict.session)
+        if repeated or not verdict.unauthorised or account.renew(token.generation) is None:
+            break
+        repeated = True
     record.result_code = verdict.result_code
     if verdict.problem is not None:
         raise Problem(
@@ -71,7 +76,7 @@ async def place(wanted: DialRequest, principal: Principal, accounts: Accounts, n
             result_description=verdict.description,
         )
     record.outcome = Outcome.ACCEPTED
-    dial_id = secrets.token_urlsafe(_ID_BYTES)
+    dial_id = b2a_base64(ENTROPY.take(_ID_BYTES), newline=False).translate(_URL_SAFE, b"=").decode("ascii")
     document = {
         "id": dial_id,
         "status": "accepted",
@@ -81,15 +86,4 @@ async def place(wanted: DialRequest, principal: Principal, accounts: Accounts, n
         "result_code": verdict.result_code,
         "result_description": verdict.description,
     }
-    return Accepted(dial_id, orjson.dumps(document))
-
-
-async def _attempt(
-    wanted: DialRequest, account: StaticToken, nslb: Nslb, caller: Caller, record: Record
-) -> tuple[Verdict, int]:
-    """One create with the account's present token, whose generation is returned too."""
-    token = account.token
-    verdict = await nslb.create(wanted.medium, account.cookie, token.value, caller, record)
-    if verdict.session:
-        account.keep_session(verdict.session)
-    return verdict, token.generation
+    return dial_id, orjson.dumps(document)

@@ -5,10 +5,10 @@ Owns their syntax. Refuses, by replacing it, whatever could break a log line or 
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Final
 
+from gateway.http.entropy import ENTROPY
 from gateway.model import Trace
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -17,27 +17,31 @@ _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-(
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _REQUEST_ID_BYTES: Final = 16
+_TRACE_BYTES: Final = 24
 
 
-def request_id(claimed: str | None) -> str:
-    """The caller's `X-Request-ID`, or a new one if it has none that is well formed."""
-    if claimed is not None and _REQUEST_ID.fullmatch(claimed):
-        return claimed
-    return os.urandom(_REQUEST_ID_BYTES).hex()
+def identify(claimed: str | None, traceparent: str | None) -> tuple[str, Trace]:
+    """The id of a request and its trace, from what the caller's `X-Request-ID` and `traceparent` say.
+
+    The id is the caller's, or a new one if it has none that is well formed; the trace is our place in the
+    caller's, or the beginning of a new, unsampled one.
+    """
+    fresh = ENTROPY.take(_REQUEST_ID_BYTES + _TRACE_BYTES).hex()
+    if claimed is None or not _REQUEST_ID.fullmatch(claimed):
+        claimed = fresh[:32]
+    if traceparent is None:
+        return claimed, Trace(fresh[32:64], fresh[64:], "00")
+    return claimed, _continued(traceparent, fresh[64:]) or Trace(fresh[32:64], fresh[64:], "00")
 
 
-def trace(traceparent: str | None) -> Trace:
-    """Our place in the caller's trace, or the beginning of a new, unsampled one."""
-    fresh = os.urandom(24).hex()
-    span_id = fresh[32:]
-    if traceparent is not None:
-        match = _TRACEPARENT.fullmatch(traceparent)
-        if (
-            match is not None
-            and match[1] != "ff"
-            and match[2] != _NO_TRACE
-            and match[3] != _NO_SPAN
-            and (match[5] is None or match[1] != "00")
-        ):
-            return Trace(match[2], span_id, match[4] if match[1] == "00" else "00")
-    return Trace(fresh[:32], span_id, "00")
+def _continued(traceparent: str, span_id: str) -> Trace | None:
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if (
+        match is not None
+        and match[1] != "ff"
+        and match[2] != _NO_TRACE
+        and match[3] != _NO_SPAN
+        and (match[5] is None or match[1] != "00")
+    ):
+        return Trace(match[2], span_id, match[4] if match[1] == "00" else "00")
+    return None

@@ -7,9 +7,10 @@ that lasts too long closes the connection, so that nobody holds one for nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import sys
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -66,6 +67,29 @@ class CallersServer(web.Server):
         return cast("Awaitable[web.StreamResponse]", self.api(request, refusal))
 
 
+class _InPlace:
+    """An event loop that runs a connection's requests in the connection's own task.
+
+    `aiohttp` gives each request a task, so that context variables don't leak from one into the next. We have none,
+    and a task costs a tenth of a dial. From Python 3.12 on it starts them eagerly, which is nearly as good.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.create_future = loop.create_future
+        self.time = loop.time
+        self.call_at = loop.call_at
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """A task for the connection itself, and for a request the coroutine as it is, to be awaited."""
+        if getattr(coroutine, "__name__", "") == "_handle_request":
+            return coroutine
+        return self._loop.create_task(coroutine)
+
+
 class CallerConnection(web.RequestHandler):
     """One connection of a caller. `taken` counts the bytes since it was last idle."""
 
@@ -84,6 +108,8 @@ class CallerConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._api = server.api
+        if sys.version_info < (3, 12):
+            self._loop = cast("asyncio.AbstractEventLoop", _InPlace(loop))
         self._head_began: float | None = None
         self.taken = 0
 

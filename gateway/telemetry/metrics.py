@@ -1,4 +1,4 @@
-"""The metrics of the contract, with their bound children looked up once.
+"""The metrics of the contract.
 
 Owns the registry and every series in it. Refuses label values that come from outside: services, accounts and
 endpoints are names of the configuration, the rest are words of fixed sets, and of result codes only so many.
@@ -13,13 +13,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     Info,
     ProcessCollector,
     disable_created_metrics,
 )
 
 from gateway.model import Outcome
+from gateway.telemetry.tallies import Counts, Distributions, Levels
 
 NONE: Final = "-"  # no name of the configuration can be this: they begin with a letter or a digit
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -63,14 +63,17 @@ class Metrics:
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(name, what, labels, namespace="gateway", registry=registry)
 
-        def histogram(name: str, what: str, *labels: str) -> Histogram:
-            return Histogram(name, what, labels, namespace="gateway", registry=registry, buckets=BUCKETS)
+        def counts(name: str, what: str, *labels: str) -> Counts:
+            return Counts(registry, f"gateway_{name}", what, labels)
 
-        self._requests = counter("requests", "Requests of callers.", "service", "operation", "code")
-        self._request_duration = histogram(
+        def distributions(name: str, what: str, *labels: str) -> Distributions:
+            return Distributions(registry, f"gateway_{name}", what, labels, BUCKETS)
+
+        self._requests = counts("requests", "Requests of callers.", "service", "operation", "code")
+        self._request_duration = distributions(
             "request_duration_seconds", "Whole requests, as the caller sees them.", "operation", "outcome"
         )
-        self._upstream_requests = counter(
+        self._upstream_requests = counts(
             "upstream_requests",
             "Attempts at an endpoint.",
             "endpoint",
@@ -79,14 +82,14 @@ class Metrics:
             "outcome",
             "result_code",
         )
-        self._upstream_duration = histogram(
+        self._upstream_duration = distributions(
             "upstream_duration_seconds",
             "From the first byte sent to NSLB to the end of its answer.",
             "endpoint",
             "operation",
         )
-        self._in_flight = gauge("requests_in_flight", "Requests under way.", "operation")
-        self._authentication = counter("authentication", "Attempts of callers to authenticate.", "method", "result")
+        self._in_flight = Levels(registry, "gateway_requests_in_flight", "Requests under way.", "operation")
+        self._authentication = counts("authentication", "Attempts of callers to authenticate.", "method", "result")
         self._rejected = counter("rejected", "Requests refused for want of room.", "service", "reason")
         self._connections = gauge("upstream_connections", "Connections to NSLB, idle or busy.", "endpoint", "state")
         self._event_loop_lag = gauge(
@@ -102,69 +105,38 @@ class Metrics:
         Info("build", "The version that runs.", namespace="gateway", registry=registry).info({"version": version})
         ProcessCollector(namespace="gateway", registry=registry)
         self._lateness: deque[float] = deque(maxlen=15)
-        self._bound_requests: dict[tuple[str | None, str, str], Counter] = {}
-        self._bound_durations: dict[tuple[str, str], Histogram] = {}
-        self._bound_upstream: dict[tuple[str, str, str, str, str], Counter] = {}
-        self._bound_upstream_durations: dict[tuple[str, str], Histogram] = {}
-        self._bound_authentication: dict[tuple[str, str], Counter] = {}
-        self._bound_in_flight: dict[str, Gauge] = {}
-
-    # Looking up a child by its labels costs more than counting on it, so each is looked up once.
 
     def request(self, service: str | None, operation: str, code: str, outcome: str, duration: float) -> None:
         """Count a caller's request and how long it took; a service that is not known is `None`."""
-        try:
-            self._bound_requests[service, operation, code].inc()
-        except KeyError:
-            bound = self._requests.labels(service or NONE, operation, code)
-            self._bound_requests[service, operation, code] = bound
-            bound.inc()
-        try:
-            self._bound_durations[operation, outcome].observe(duration)
-        except KeyError:
-            observed = self._request_duration.labels(operation, outcome)
-            self._bound_durations[operation, outcome] = observed
-            observed.observe(duration)
+        self._requests.add(service or NONE, operation, code)
+        self._request_duration.observe(duration, operation, outcome)
 
     def upstream_request(  # noqa: PLR0913, PLR0917 - one argument for each label of the contract
         self,
         endpoint: str,
         account: str,
         operation: str,
-        outcome: str,
+        outcome: Outcome,
         result_code: str | None,
         duration: float,
     ) -> None:
         """Count one attempt at an endpoint; its duration only when something was sent."""
-        key = (endpoint, account, operation, outcome, self.result_codes.label(result_code))
-        try:
-            self._bound_upstream[key].inc()
-        except KeyError:
-            bound = self._bound_upstream[key] = self._upstream_requests.labels(*key)
-            bound.inc()
-        if outcome != Outcome.NOT_SENT:
-            try:
-                self._bound_upstream_durations[endpoint, operation].observe(duration)
-            except KeyError:
-                observed = self._upstream_duration.labels(endpoint, operation)
-                self._bound_upstream_durations[endpoint, operation] = observed
-                observed.observe(duration)
+        label = self.result_codes.label(result_code)
+        self._upstream_requests.add(endpoint, account, operation, outcome, label)
+        if outcome is not Outcome.NOT_SENT:
+            self._upstream_duration.observe(duration, endpoint, operation)
 
-    def in_flight(self, operation: str) -> Gauge:
-        """The gauge of the requests under way for an operation."""
-        try:
-            return self._bound_in_flight[operation]
-        except KeyError:
-            bound = self._bound_in_flight[operation] = self._in_flight.labels(operation)
-            return bound
+    def entered(self, operation: str) -> None:
+        """Note a request under way for an operation."""
+        self._in_flight.move(operation, 1)
+
+    def left(self, operation: str) -> None:
+        """Note the end of one."""
+        self._in_flight.move(operation, -1)
 
     def authentication(self, method: str, result: str) -> None:
         """Count an attempt of a caller to say who it is."""
-        try:
-            self._bound_authentication[method, result].inc()
-        except KeyError:
-            bound = self._bound_authentication[method, result] = self._authentication.labels(method, result)
-            bound.inc()
+        self._authentication.add(method, result)
 
     def rejected(self, service: str | None, reason: str) -> None:
         """Count a request refused for want of room (`overload`) or of time (`draining`)."""

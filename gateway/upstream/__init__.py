@@ -7,12 +7,11 @@ anything a second time that may have arrived.
 from __future__ import annotations
 
 from gateway.upstream.connection import NotSent, Reply, SentUnanswered
-from gateway.upstream.nslb import Caller, Nslb, Verdict
+from gateway.upstream.nslb import Nslb, Verdict
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.tls import PeerPolicy, client_context
 
 __all__ = [
-    "Caller",
     "NotSent",
     "Nslb",
     "PeerPolicy",

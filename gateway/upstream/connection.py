@@ -18,8 +18,9 @@ import asyncio
 import select
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import httptools
 
@@ -27,6 +28,10 @@ from gateway import problems
 from gateway.problems import ProblemType
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
+# The fields of an answer that anybody reads; the others are dropped as they arrive.
+FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"ccmessaging-token"})
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_TRUSTED_SECONDS: Final = 1.0
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
 
@@ -60,8 +65,9 @@ class SentUnanswered(Exception):  # noqa: N818 - it names a state, not an error
         self.detail = detail
 
 
-class Reply(NamedTuple):
-    """An answer, whole: names of fields in lower case, everything as it arrived."""
+@dataclass(slots=True)
+class Reply:
+    """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived."""
 
     status: int
     fields: list[tuple[bytes, bytes]]
@@ -138,12 +144,14 @@ class Connection(asyncio.Protocol):
 
         The event loop may not have got round yet to reading that the peer has closed, so the socket itself is
         asked: on an idle connection anything to read is its end or an answer to nothing, and neither is a
-        connection to trust with a call.
+        connection to trust with a call. Peers give up connections that are idle, so one that has just been used
+        is not asked: that would be a tenth of a dial.
         """
         transport = self._transport
         if self.phase is not Phase.READY or transport is None or transport.is_closing():
             return False
-        if self.answered and self._poll is not None and self._poll.poll(0):
+        idle = self._loop.time() - self.idle_since
+        if idle > _TRUSTED_SECONDS and self._poll is not None and self._poll.poll(0):
             self.close()
             return False
         return True
@@ -193,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of an answer."""
-        if self.phase not in {Phase.SENT, Phase.ANSWERING}:
+        if self.phase is not Phase.SENT and self.phase is not Phase.ANSWERING:
             self.close()
             return
         self.phase = Phase.ANSWERING
@@ -253,9 +261,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field."""
         lowered = name.lower()
-        if lowered in {b"content-length", b"transfer-encoding"}:
+        if lowered in _FRAMING:
             self._framed = True
-        self._fields.append((lowered, value))
+        elif lowered in FIELDS:
+            self._fields.append((lowered, value))
 
     def on_headers_complete(self) -> None:
         """Note that the header section is whole."""

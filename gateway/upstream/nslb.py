@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final
 from urllib.parse import unquote
 
 import orjson
@@ -36,15 +37,7 @@ _SESSION_COOKIE: Final = re.compile(
 _NUMBER: Final = re.compile(r"\+?\d(?:[\s()./-]*\d){6,}")
 
 
-class Caller(NamedTuple):
-    """What goes upstream of the caller's request: its id, its trace, and its own address, if it has one."""
-
-    request_id: str
-    traceparent: str
-    address: str | None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """What an answer of NSLB means.
 
@@ -83,26 +76,20 @@ class Nslb:
         self._heads = {endpoint.name: _create_head(endpoint) for endpoint in pool.endpoints}
         self._bodies = {medium: _create_tail(medium) for medium in Medium}
 
-    async def create(self, medium: Medium, cookie: bytes, token: Secret, caller: Caller, record: Record) -> Verdict:
+    async def create(self, medium: Medium, cookie: bytes, token: Secret, record: Record) -> Verdict:
         """Create a call (`POST createClickToCall`) with the account's `Cookie` value.
 
-        Notes each attempt in the record. Raises `NotSent` and `SentUnanswered`, like `Pool.exchange`.
+        Of the caller's request goes on what the record has of it: its id, its trace, and its own address, if it
+        has one. Notes each attempt in the record. Raises `NotSent` and `SentUnanswered`, like `Pool.exchange`.
         """
-        tail = self._bodies[medium]
-        parts = [b"", cookie, b"\r\nX-Request-ID: ", caller.request_id.encode("ascii")]
-        parts += [b"\r\ntraceparent: ", caller.traceparent.encode("ascii")]
-        if caller.address is not None:
-            parts += [b"\r\nX-Forwarded-For: ", caller.address.encode("ascii")]
+        told = f"\r\nX-Request-ID: {record.request_id}\r\ntraceparent: {record.trace.traceparent()}"
+        if record.client_address is not None:
+            told += f"\r\nX-Forwarded-For: {record.client_address}"
+        rest = cookie + told.encode("ascii")
         if self._token_header:
-            parts += [b"\r\nccmessaging-token: ", token.reveal()]
-        parts.append(tail)
-        heads = self._heads
-
-        def request_for(endpoint: Endpoint) -> bytes:
-            parts[0] = heads[endpoint.name]
-            return b"".join(parts)
-
-        endpoint, reply, duration = await self.pool.exchange(request_for, self._timeout, record)
+            rest += b"\r\nccmessaging-token: " + token.reveal()
+        rest += self._bodies[medium]
+        endpoint, reply, duration = await self.pool.exchange(self._heads, rest, self._timeout, record)
         verdict = self.read(Operation.CREATE, reply, token)
         record.tried(
             Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration),
@@ -218,10 +205,18 @@ def _safe(code: str, document: dict[str, Any], token: Secret) -> tuple[str, str 
 
 
 def _shown(text: str, token: Secret, most: int) -> str:
+    if len(text) < _LEAST_TOKEN_CHARACTERS:
+        return _without_numbers(text)[:most]
     value = token.reveal().decode("latin-1")
-    for form in (value, unquote(value)) if len(text) >= _LEAST_TOKEN_CHARACTERS else ():
+    for form in (value, unquote(value)):
         text = text.replace(form, _MASK)
     return _NUMBER.sub(_MASK, text)[:most]
+
+
+@lru_cache(maxsize=256)
+def _without_numbers(text: str) -> str:
+    """For texts too short to hold a token. NSLB has a handful of them, and says them over and over."""
+    return _NUMBER.sub(_MASK, text)
 
 
 def _session(reply: Reply) -> Mapping[bytes, bytes] | None:

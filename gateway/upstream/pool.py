@@ -11,7 +11,7 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -78,22 +78,22 @@ class Pool:
     # --- for a request
 
     async def exchange(
-        self, request_for: Callable[[Endpoint], bytes], timeout: float, record: Record
+        self, heads: Mapping[str, bytes], rest: bytes, timeout: float, record: Record
     ) -> tuple[Endpoint, Reply, float]:
         """Send a request to the first endpoint that takes it; the endpoint, its answer, and seconds from sending.
 
-        `request_for` gives the bytes for an endpoint; `timeout` is in seconds, for the answer. Attempts without an
-        answer are noted in the record. Raises `NotSent` when no endpoint took it, `SentUnanswered` when one may
-        have.
+        A request is the endpoint's of the `heads` and the `rest`; `timeout` is in seconds, for the answer.
+        Attempts without an answer are noted in the record. Raises `NotSent` when no endpoint took it,
+        `SentUnanswered` when one may have.
         """
         give_up = self._loop.time() + self._settings.connect_timeout
         failures: list[NotSent] = []
-        candidates = self._order()
+        candidates: list[Endpoint] | None = None
         while True:
             ready = self._idle()
             if ready is not None:
                 endpoint, connection = ready
-            elif candidates:
+            elif candidates := self._order() if candidates is None else candidates:
                 endpoint = candidates.pop(0)
                 try:
                     connection = await self._open(endpoint)
@@ -105,14 +105,14 @@ class Pool:
             elif any(failure.problem is problems.OVERLOADED for failure in failures):
                 await self._room(give_up)
                 failures = []
-                candidates = self._order()
+                candidates = None
                 continue
             else:
                 raise _gravest(failures)
             started = time.monotonic()
             before = record.sent
             try:
-                answer = connection.send(request_for(endpoint), timeout)
+                answer = connection.send(heads[endpoint.name] + rest, timeout)
                 record.sent = True
                 reply = await answer
             except NotSent as failure:
