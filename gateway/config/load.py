@@ -24,7 +24,7 @@ from gateway.config.schema import Configuration
 from gateway.config.values import parse_address
 
 _NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-_KEY_LIKE: Final = re.compile(r"dgw_|[A-Za-z0-9_-]{24,}")
+_KEY_LIKE: Final = re.compile(r"dgw_|(?=.*\d)(?=.*[A-Z])[A-Za-z0-9_-]{24,}")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -183,9 +183,7 @@ def _pin(value: Any) -> str:
     return "sha256:" + match[1].replace(":", "").lower()
 
 
-def _not_after(value: Any) -> datetime | None:
-    if value is None:
-        return None
+def _not_after(value: Any) -> datetime:
     if isinstance(value, datetime):
         try:
             return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)

@@ -261,12 +261,25 @@ def test_a_code_of_the_contract_keeps_its_meaning(path: Path) -> None:
         ("2027-01-31", datetime(2027, 2, 1, tzinfo=UTC)),
         ("2027-01-31T12:00:00Z", datetime(2027, 1, 31, 12, tzinfo=UTC)),
         ("2027-01-31 12:00:00", datetime(2027, 1, 31, 12, tzinfo=UTC)),
-        ("~", None),
     ],
 )
-def test_a_date_is_the_last_day_and_a_time_is_exact(path: Path, written: str, expected: datetime | None) -> None:
+def test_a_date_is_the_last_day_and_a_time_is_exact(path: Path, written: str, expected: datetime) -> None:
     text = MINIMAL.replace(f'api_key: "{KEY}"', f'api_key: "{KEY}", not_after: {written}')
     assert read(path, text).services["billing"].credentials[0].not_after == expected
+
+
+@pytest.mark.parametrize("written", ["~", "", "soon", "1", "[]"])
+def test_an_end_that_was_forgotten_is_not_none(path: Path, written: str) -> None:
+    text = MINIMAL.replace(f'api_key: "{KEY}"', f'api_key: "{KEY}", not_after: {written}')
+    (fault,) = faults(path, text)
+    assert "not_after: must be a date" in fault
+
+
+def test_long_names_are_shown_and_what_looks_like_a_secret_is_not(path: Path) -> None:
+    text = MINIMAL.replace("billing:", "customer-notification-service:").replace("[sales]", "[gone]")
+    assert faults(path, text) == [
+        "6:16: services.customer-notification-service.accounts.0: no account of this name is configured"
+    ]
 
 
 def test_pins_are_taken_as_openssl_prints_them(path: Path) -> None:
