@@ -58,12 +58,8 @@ def is_current(project: str, lock: str) -> bool:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if the lock is out of date"
-    )
-    parser.add_argument(
-        "--upgrade", action="store_true", help="take the newest versions, not those locked before"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the lock is out of date")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions, not those locked before")
     arguments = parser.parse_args()
     project = PROJECT.read_text()
     if arguments.check:

@@ -28,6 +28,7 @@ _PORT: Final = 8080
 _ADMIN_PORT: Final = 9090
 _USER: Final = "demo"
 _CREATED: Final = 201
+_VARIABLES: Final = "env"
 
 
 def demo(*, once: bool, directory: Path | None = None) -> int:
@@ -40,7 +41,7 @@ def demo(*, once: bool, directory: Path | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="dial-gateway-demo-") as scratch,
     ):
         place = (directory or Path(scratch)).absolute()
-        variables = place / "env"
+        variables = place / _VARIABLES
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             # A former one may be readable by others, and tells of ports that are gone.
@@ -49,10 +50,10 @@ def demo(*, once: bool, directory: Path | None = None) -> int:
         except OSError as exc:
             print(f"{place} can't be used: {exc.strerror}", file=sys.stderr)
             return 1
-        return runner.run(_demo(place, variables, once=once))
+        return runner.run(_demo(place, once=once))
 
 
-async def _demo(directory: Path, variables: Path, *, once: bool) -> int:
+async def _demo(directory: Path, *, once: bool) -> int:
     async with Simulator(directory) as simulator:
         key = new_key()
         token_file = directory / "token"
@@ -61,6 +62,7 @@ async def _demo(directory: Path, variables: Path, *, once: bool) -> int:
         configuration.write_text(_configuration(simulator, key, token_file), encoding="utf-8")
         server = Server(configuration)
         await server.start()
+        variables = directory / _VARIABLES
         variables.write_text(_variables(server, simulator, key, token_file, configuration), encoding="utf-8")
         try:
             _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
@@ -104,9 +106,9 @@ listen: {{address: 127.0.0.1:{_free_or_any(_PORT)}}}
 admin: {{address: 127.0.0.1:{_free_or_any(_ADMIN_PORT)}}}
 upstream:
   endpoints: {json.dumps(simulator.endpoints)}
-  tls: {{ca: "{simulator.ca}", server_name: {simulator.server_name}}}
+  tls: {{ca: {json.dumps(str(simulator.ca))}, server_name: {simulator.server_name}}}
 accounts:
-  demo: {{token: {{file: "{token_file}"}}}}
+  demo: {{token: {{file: {json.dumps(str(token_file))}}}}}
 services:
   demo:
     accounts: [demo]
@@ -146,6 +148,9 @@ def _what_to_try(  # noqa: PLR0913, PLR0917 - everything that the commands name
     dial = f"curl -i http://{server.address}/dial -H 'Content-Type: application/json'"
     good = f"-H 'Authorization: Bearer {key.reveal().decode()}'"
     control = simulator.control_url
+    token, fresh, configured = (
+        shlex.quote(str(path)) for path in (token_file, token_file.with_suffix(".new"), configuration)
+    )
     return f"""\
 What to try in another terminal. Ctrl-C ends this demonstration. The addresses, the key and the files that the README
 uses by name are in a file for your shell:
@@ -164,12 +169,12 @@ uses by name are in a file for your shell:
 curl -X POST {control}/expire
 
 # a new token, moved to where the gateway finds it by itself
-curl -s {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {token_file}.new
-mv {token_file}.new {token_file}
+curl -s {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {fresh}
+mv {fresh} {token}
 
 # break the configuration: the old one goes on, and the log says what is wrong and where
-echo 'listn: {{}}' >> {configuration}
-sed -i '$d' {configuration}
+echo 'listn: {{}}' >> {configured}
+sed -i '$d' {configured}
 
 # what the contact centre received, and what the operators see
 curl -s {control}/received

@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,6 +29,7 @@ _ANSWER: Final = '{"resultCode":"0","resultDesc":"connect successfully."}'
 _ACCOUNTS: Final = 10
 _STARTING_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.002
+_ROOT: Final = Path(__file__).resolve().parents[2]
 
 # One process each and no daemon, so that there is one id to measure and to end.
 _NGINX: Final = """
@@ -221,8 +223,29 @@ def dial_gateway(
     directory: Path, upstream: Upstream, keys: Keys, *, name: str = "gateway", source: Path | None = None
 ) -> Contender:
     """Start `dial-gateway serve`, or that of another source tree; the caller ends its `process`."""
-    directory.mkdir()
     address = f"{LOCAL}:{free_port()}"
+    file = _configuration(directory, address, upstream, keys, len(keys.keys))
+    root = source if source is not None else _ROOT
+    process = _python(["gateway", "serve", "--config", file], directory, root)
+    return Contender(name, address, keys, process, HTTPStatus.CREATED)
+
+
+def gateway_of_many(directory: Path, upstream: Upstream, keys: Keys, *, name: str) -> Contender:
+    """Start the gateway with keys past its configuration, see `many`; the caller ends its `process`."""
+    address = f"{LOCAL}:{free_port()}"
+    file = _configuration(directory, address, upstream, keys, keys.services)
+    table = directory / "keys"
+    with table.open("w", encoding="ascii") as lines:
+        for number, key in enumerate(keys.keys):
+            service = keys.service(number)
+            lines.write(f"{_digest(key)} {service} {upstream.account(service)}\n")
+    process = _python(["tests.benchmark.many", file, table], directory, _ROOT)
+    return Contender(name, address, keys, process, HTTPStatus.CREATED)
+
+
+def _configuration(directory: Path, address: str, upstream: Upstream, keys: Keys, count: int) -> Path:
+    """Write the configuration of a gateway with the first so many of the keys."""
+    directory.mkdir()
     accounts: dict[str, object] = {}
     for account, token in upstream.tokens.items():
         file = directory / account
@@ -230,11 +253,10 @@ def dial_gateway(
         file.chmod(0o600)
         accounts[account] = {"token": {"file": str(file)}}
     services: dict[str, dict[str, list[object]]] = {}
-    for number, key in enumerate(keys.keys):
+    for number, key in enumerate(keys.keys[:count]):
         service = keys.service(number)
         entry = services.setdefault(service, {"accounts": [upstream.account(service)], "credentials": []})
-        digest = hashlib.sha256(key.encode("ascii")).hexdigest()
-        entry["credentials"].append({"api_key": f"sha256:{digest}"})
+        entry["credentials"].append({"api_key": f"sha256:{_digest(key)}"})
     configuration = {
         "listen": {"address": address},
         "admin": {"address": f"{LOCAL}:{free_port()}"},
@@ -251,15 +273,21 @@ def dial_gateway(
     # JSON is YAML, and is written in a moment however many keys there are.
     file = directory / "gateway.yaml"
     file.write_text(json.dumps(configuration, indent=0), encoding="ascii")
-    root = source if source is not None else Path(__file__).resolve().parents[2]
-    process = Process(
-        [sys.executable, "-m", "gateway", "serve", "--config", file],
+    return file
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("ascii")).hexdigest()
+
+
+def _python(module: Sequence[str | Path], directory: Path, root: Path) -> Process:
+    return Process(
+        [sys.executable, "-m", *module],
         CONTENDER_CORE,
         directory / "errors",
         environment={"PYTHONPATH": str(root)},
         directory=root,
     )
-    return Contender(name, address, keys, process, HTTPStatus.CREATED)
 
 
 def _nginx(directory: Path, http: str, core: int) -> Process:
