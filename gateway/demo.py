@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,8 @@ async def _demo(directory: Path, *, once: bool) -> int:
         server = Server(configuration)
         await server.start()
         variables = directory / _VARIABLES
-        variables.write_text(_variables(server, simulator, key, token_file, configuration), encoding="utf-8")
+        names = _names(server, simulator, key, token_file, configuration)
+        variables.write_text(_variables(names), encoding="utf-8")
         try:
             _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
             _say("A call, as a service would make it:")
@@ -76,7 +78,7 @@ async def _demo(directory: Path, *, once: bool) -> int:
                 else "The call was NOT accepted."
             )
             if not once:
-                _say(_what_to_try(server, simulator, key, token_file, configuration, variables))
+                _say(_what_to_try(names, variables))
                 await _until_told()
         finally:
             await server.drain()
@@ -128,9 +130,9 @@ def _free_or_any(port: int) -> int:
     return port
 
 
-def _variables(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> str:
-    """What a shell reads (`. FILE`) to know where everything is."""
-    values = {
+def _names(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> dict[str, str]:
+    """What the README's commands use by name."""
+    return {
         "GATEWAY": f"http://{server.address}",
         "OPERATORS": f"http://{server.admin_address}",
         "CONTROL": simulator.control_url,
@@ -139,17 +141,19 @@ def _variables(server: Server, simulator: Simulator, key: Secret, token_file: Pa
         "TOKEN_FILE": str(token_file),
         "CONFIG_FILE": str(configuration),
     }
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
-def _what_to_try(  # noqa: PLR0913, PLR0917 - everything that the commands name
-    server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path, variables: Path
-) -> str:
-    dial = f"curl -i http://{server.address}/dial -H 'Content-Type: application/json'"
-    good = f"-H 'Authorization: Bearer {key.reveal().decode()}'"
-    control = simulator.control_url
-    token, fresh, configured = (
-        shlex.quote(str(path)) for path in (token_file, token_file.with_suffix(".new"), configuration)
+def _variables(names: Mapping[str, str]) -> str:
+    """What a shell reads (`. FILE`) to know them."""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in names.items())
+
+
+def _what_to_try(names: Mapping[str, str], variables: Path) -> str:
+    """Commands to copy, each of which works as it stands, in a shell that knows none of the names."""
+    dial = f"curl -i {names['GATEWAY']}/dial -H 'Content-Type: application/json'"
+    good = f"-H 'Authorization: Bearer {names['KEY']}'"
+    token, fresh, configuration = (
+        shlex.quote(path) for path in (names["TOKEN_FILE"], names["TOKEN_FILE"] + ".new", names["CONFIG_FILE"])
     )
     return f"""\
 What to try in another terminal. Ctrl-C ends this demonstration. The addresses, the key and the files that the README
@@ -166,20 +170,20 @@ uses by name are in a file for your shell:
 {dial} {good} -d '{{"media": "voice", "acount": "demo"}}'
 
 # the account's token expires: the next call is refused by the contact centre, and the answer says so
-curl -X POST {control}/expire
+curl -X POST {names["CONTROL"]}/expire
 
 # a new token, moved to where the gateway finds it by itself
-curl -s {control}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {fresh}
+curl -s {names["CONTROL"]}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {fresh}
 mv {fresh} {token}
 
 # break the configuration: the old one goes on, and the log says what is wrong and where
-echo 'listn: {{}}' >> {configured}
-sed -i '$d' {configured}
+echo 'listn: {{}}' >> {configuration}
+sed -i '$d' {configuration}
 
 # what the contact centre received, and what the operators see
-curl -s {control}/received
-curl -s http://{server.admin_address}/status
-curl -s http://{server.admin_address}/metrics | grep ^gateway_
+curl -s {names["CONTROL"]}/received
+curl -s {names["OPERATORS"]}/status
+curl -s {names["OPERATORS"]}/metrics | grep ^gateway_
 """
 
 
