@@ -25,8 +25,8 @@ FIELDS: Final = frozenset({
     "request_id", "trace_id", "span_id", "service", "account", "operation", "media", "outcome", "code",
     "result_code", "http.request.method", "http.route", "http.response.status_code", "client.address",
     "server.address", "server.port", "attempts", "duration", "upstream.duration",
-    "version", "faults", "listen", "admin", "signal", "reason", "logger", "message",
-    "exception.type", "exception.stacktrace", "generation",
+    "version", "faults", "listen", "admin", "reason", "logger", "message",
+    "exception.type", "exception.stacktrace",
 })  # fmt: skip
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
