@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
-from gateway.simulator import Fault
+from gateway.simulator import Fault, Simulator
 from tests.harness import Farm, digest
 
 PATH = "/service-cloud/rest/webadapter/v1/webadapterfacade/createClickToCall"
@@ -66,21 +67,23 @@ async def test_nslb_gets_exactly_the_documented_request_and_nothing_of_the_calle
         ("X-Forwarded-For", "127.0.0.1"),
         ("Content-Length", "21"),
     ]
-    assert any(character in token for character in "%")
+    assert "%" in token
     assert b"evil" not in request.raw
+
+
+def two_accounts(farm: Farm, simulator: Simulator) -> dict[str, Any]:
+    """The service has another account beside `sales`."""
+    support = farm.directory / "support-token"
+    support.write_text(simulator.issue_token("gateway-support"))
+    return {
+        "accounts": {"support": {"token": {"file": str(support)}}},
+        "services": {"billing": {"accounts": ["sales", "support"]}},
+    }
 
 
 async def test_the_session_cookie_stays_with_its_account(farm: Farm) -> None:
     simulator = await farm.simulator()
-    support = farm.directory / "support-token"
-    support.write_text(simulator.issue_token("gateway-support"))
-    gateway = await farm.gateway(
-        simulator,
-        {
-            "accounts": {"support": {"token": {"file": str(support)}}},
-            "services": {"billing": {"accounts": ["sales", "support"]}},
-        },
-    )
+    gateway = await farm.gateway(simulator, two_accounts(farm, simulator))
 
     for account in ("sales", "support", "sales", "support"):
         assert (await gateway.dial({"media": "voice", "account": account})).status == 201
@@ -110,15 +113,7 @@ async def test_the_token_is_sent_as_a_field_as_well_when_that_is_set(farm: Farm)
 
 async def test_without_an_account_the_services_accounts_take_turns(farm: Farm) -> None:
     simulator = await farm.simulator()
-    support = farm.directory / "support-token"
-    support.write_text(simulator.issue_token("gateway-support"))
-    gateway = await farm.gateway(
-        simulator,
-        {
-            "accounts": {"support": {"token": {"file": str(support)}}},
-            "services": {"billing": {"accounts": ["sales", "support"]}},
-        },
-    )
+    gateway = await farm.gateway(simulator, two_accounts(farm, simulator))
 
     used = [(await gateway.dial()).json["account"] for _ in range(4)]
 
