@@ -48,6 +48,7 @@ class Server:
         self._stop = asyncio.Event()
         self._stop_reason = ""
         self._reloading = asyncio.Lock()
+        self._reload_asked: asyncio.Task[None] | None = None
         self._tls: ssl.SSLContext | None = None
         self._gateway: Gateway
         self._callers: CallersServer
@@ -78,13 +79,15 @@ class Server:
         """Start, serve until `SIGTERM` or `SIGINT`, drain; the exit code."""
         loop = asyncio.get_running_loop()
         capture_libraries(self.log)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number.name)
+        # Its default would end the process; a change of now is found a second after the start.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         await self.start()
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, number.name)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         await self._stop.wait()
         await self.drain()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,32 +138,42 @@ class Server:
     # --- reloading
 
     def _reload_soon(self) -> None:
-        self._reload_task = asyncio.get_running_loop().create_task(self.reload())
+        """Reload once for all who ask before it begins."""
+        if self._reload_asked is None:
+            self._reload_asked = asyncio.get_running_loop().create_task(self._reload_as_asked())
+
+    async def _reload_as_asked(self) -> None:
+        async with self._reloading:
+            self._reload_asked = None
+            await self._reload()
 
     async def reload(self) -> bool:
         """Load the configuration again and serve by it, whole or not at all; whether it was taken."""
         async with self._reloading:
-            self._watcher.changed()  # what changes from here on is another change
-            try:
-                loaded = await asyncio.to_thread(load, self._path, self._environ)
-            except ConfigurationError as exc:
-                self._watcher.watch(exc.files)
-                return self._reject([str(fault) for fault in exc.faults])
-            self._watcher.watch(loaded.files)
-            configuration = loaded.configuration
-            faults = self._unchangeable(loaded)
-            if faults:
-                return self._reject(faults)
-            try:
-                if configuration.listen.tls is not None and self._tls is not None:
-                    _load_chain(self._tls, configuration.listen.tls)
-                await self._gateway.replace(configuration)
-            except (OSError, ValueError) as exc:
-                return self._reject([f"{self._path}: a file that it names can't be used ({type(exc).__name__})"])
-            self._callers.limits = _limits(configuration)
-            self._metrics.reloaded("success")
-            self.log.info("config.reloaded")
-            return True
+            return await self._reload()
+
+    async def _reload(self) -> bool:
+        self._watcher.changed()  # what changes from here on is another change
+        try:
+            loaded = await asyncio.to_thread(load, self._path, self._environ)
+        except ConfigurationError as exc:
+            self._watcher.watch(exc.files)
+            return self._reject([str(fault) for fault in exc.faults])
+        self._watcher.watch(loaded.files)
+        configuration = loaded.configuration
+        faults = self._unchangeable(loaded)
+        if faults:
+            return self._reject(faults)
+        try:
+            if configuration.listen.tls is not None and self._tls is not None:
+                _load_chain(self._tls, configuration.listen.tls)
+            await self._gateway.replace(configuration)
+        except (OSError, ValueError) as exc:
+            return self._reject([f"{self._path}: a file that it names can't be used ({type(exc).__name__})"])
+        self._callers.limits = _limits(configuration)
+        self._metrics.reloaded("success")
+        self.log.info("config.reloaded")
+        return True
 
     def _reject(self, faults: list[str]) -> bool:
         self._metrics.reloaded("failure")

@@ -142,3 +142,15 @@ async def test_no_call_is_lost_while_the_configuration_changes_again_and_again(f
 
     assert statuses == [201] * 160
     assert len(simulator.creates()) == 160
+
+
+async def test_a_storm_of_signals_is_one_reload(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+
+    for _ in range(20):
+        gateway.server._reload_soon()
+    await until(lambda: gateway.lines.of("config.reloaded"))
+    await gateway.server.reload()
+    gateway.server.log.flush()
+
+    assert len(gateway.lines.of("config.reloaded")) == 2
