@@ -108,7 +108,8 @@ class CallersApi:
     # --- problems
 
     async def _guarded(self, request: web.BaseRequest, record: Record, refusal: Problem | None) -> Answer:
-        keep_alive = request.keep_alive and not self.draining
+        # HTTP/1.0 keeps connections only by an agreement that proxies get wrong (RFC 9112, 9.3).
+        keep_alive = request.keep_alive and request.version.minor > 0 and not self.draining
         try:
             if refusal is not None:
                 raise refusal
