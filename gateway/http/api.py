@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from gateway import problems
 from gateway.auth import ApiKeys, presented
 from gateway.auth.credentials import Absence
-from gateway.http import body, dial, fields
+from gateway.http import body, dial, fields, form
 from gateway.http.answers import Answer, Answers
 from gateway.http.dial import Accounts
 from gateway.model import Operation, Outcome, Principal
@@ -146,15 +146,7 @@ class CallersApi:
     async def _route(self, request: web.BaseRequest, record: Record, *, keep_alive: bool) -> Answer:
         if self.draining:
             raise Problem(problems.SHUTTING_DOWN, "The gateway is shutting down; another one will take it.")
-        path, mark, _ = request.raw_path.partition("?")
-        if not path.startswith("/"):
-            raise Problem(problems.MALFORMED_REQUEST, "The request target must be in origin form.", closing=True)
-        headers = request.headers
-        if "Upgrade" in headers:
-            # A parser that thinks the protocol has changed takes the body for the next request.
-            raise Problem(problems.MALFORMED_REQUEST, "The gateway does not upgrade connections.", closing=True)
-        if "Host" not in headers and request.version.minor:
-            raise Problem(problems.MALFORMED_REQUEST, "The Host field is missing.", closing=True)
+        path, has_query = form.target(request)
         if path != _DIAL:
             raise Problem(problems.NOT_FOUND, "There is no such route.")
         record.route = _DIAL
@@ -168,7 +160,7 @@ class CallersApi:
             principal = self._authenticate(request, runtime.keys, record)
             if Operation.CREATE not in principal.operations:
                 raise Problem(problems.FORBIDDEN, "This service may not use this operation.")
-            if mark:
+            if has_query:
                 raise Problem(problems.MALFORMED_REQUEST, "This route takes no query.")
             wanted = body.dial_request(await body.take(request, self.body_timeout))
             dial_id, document = await dial.place(wanted, principal, runtime.accounts, runtime.nslb, record)

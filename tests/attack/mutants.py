@@ -123,9 +123,16 @@ MUTANTS: Final = (
     ),
     Mutant(
         "requests that change the protocol are refused",
-        "gateway/http/api.py",
-        '        if "Upgrade" in headers:\n',
-        '        if "Upgrade" in ():\n',
+        "gateway/http/form.py",
+        '    if "Upgrade" in headers:\n',
+        '    if "Upgrade" in ():\n',
+        REFUSALS,
+    ),
+    Mutant(
+        "a body that is still coded is refused",
+        "gateway/http/form.py",
+        '    if coding is not None and (coding.lower() != "chunked" or not version.minor):\n',
+        "    if coding is not None and not version.minor:\n",
         REFUSALS,
     ),
     Mutant(

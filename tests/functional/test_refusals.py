@@ -234,6 +234,7 @@ async def test_a_head_request_gets_no_body(gateway: Harness) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
+CHUNKED = b"11\r\n" + BODY + b"\r\n0\r\n\r\n"
 MALFORMED = [
     b"NONSENSE\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls to a plain port\r\n\r\n",
@@ -244,6 +245,11 @@ MALFORMED = [
     b"POST /dial HTTP/1.1\r\nHost: a\r\nX y: b\r\n\r\n",
     b"POST /dial HTTP/1.1\r\n" + HEAD.replace(b"Host: gateway\r\n", b"") + b"Content-Length: 0\r\n\r\n",
     b"POST /dial HTTP/1.1\r\n" + HEAD + b"Upgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n",
+    b"POST /dial HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNKED,
+    b"POST /dial HTTP/1.0\r\n" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED,
+    b"POST /dial HTTP/2.0\r\n" + HEAD + b"Content-Length: 17\r\n\r\n" + BODY,
+    b"POST /dial HTTP/1.1\r\n" + HEAD.replace(b"gateway", b"a b") + b"Content-Length: 17\r\n\r\n" + BODY,
+    b"POST /dial HTTP/1.1\r\n" + HEAD.replace(b"gateway", b"a/b") + b"Content-Length: 17\r\n\r\n" + BODY,
 ]
 
 
@@ -257,6 +263,13 @@ async def test_what_is_no_proper_request_gets_a_problem_without_its_bytes(gatewa
     assert b"NONSENSE" not in body
     assert b"NONSENSE" not in gateway.lines.raw
     assert len(gateway.lines.requests()) == 1
+
+
+@pytest.mark.parametrize("host", [b"", b"gateway", b"gateway:8080", b"gateway:", b"10.0.0.1", b"[::1]:8080", b"a%20b"])
+async def test_every_valid_host_is_as_good_as_another(gateway: Harness, host: bytes) -> None:
+    status, _, _ = await raw(gateway, b"POST /dial HTTP/1.1\r\nHost: " + host + b"\r\nContent-Length: 0\r\n\r\n")
+
+    assert status == 401
 
 
 @pytest.mark.parametrize(
