@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway import problems
 from gateway.problems import Problem
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from gateway.http.listener import CallerConnection
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -38,7 +40,8 @@ class Answer:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError
-        transport.write(self._data)
+        connection = cast("CallerConnection", request.protocol)
+        connection.put(self._data, at_once=not self.keep_alive)
 
     async def write_eof(self) -> None:
         """Nothing is left to write."""

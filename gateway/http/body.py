@@ -11,7 +11,7 @@ import json
 import re
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
 
 from aiohttp.web import RequestPayloadError
 
@@ -21,6 +21,8 @@ from gateway.problems import Problem
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader, web
+
+    from gateway.http.listener import CallerConnection
 
 MOST_BODY_BYTES: Final = 8 * 1024
 _MOST_ERRORS: Final = 16
@@ -120,8 +122,7 @@ def _expect(request: web.BaseRequest) -> None:
         return
     if expectation.lower() != "100-continue":
         raise Problem(problems.MALFORMED_REQUEST, "The Expect field asks for something unknown.", closing=True)
-    if request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    cast("CallerConnection", request.protocol).put(b"HTTP/1.1 100 Continue\r\n\r\n", at_once=True)
 
 
 def _is_json(content_type: str) -> bool:

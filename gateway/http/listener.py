@@ -79,6 +79,7 @@ class _InPlace:
         self.create_future = loop.create_future
         self.time = loop.time
         self.call_at = loop.call_at
+        self.call_soon = loop.call_soon
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -93,7 +94,7 @@ class _InPlace:
 class CallerConnection(web.RequestHandler):
     """One connection of a caller. `taken` counts the bytes since it was last idle."""
 
-    __slots__ = ("_api", "_head_began", "taken")
+    __slots__ = ("_api", "_head_began", "_unwritten", "taken")
 
     def __init__(self, server: CallersServer, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -111,7 +112,25 @@ class CallerConnection(web.RequestHandler):
         if sys.version_info < (3, 12):
             self._loop = cast("asyncio.AbstractEventLoop", _InPlace(loop))
         self._head_began: float | None = None
+        self._unwritten: list[bytes] = []
         self.taken = 0
+
+    def put(self, data: bytes, *, at_once: bool) -> None:
+        """Write to the caller, behind all that was put before: at once, or at the end of the event loop's turn.
+
+        The answers of a turn leave one behind the other, so that a caller on this machine is not woken for each.
+        What the connection is closed after must be put at once.
+        """
+        self._unwritten.append(data)
+        if at_once:
+            self._write()
+        elif len(self._unwritten) == 1:
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        if self._unwritten and self.transport is not None:
+            self.transport.write(b"".join(self._unwritten))
+        self._unwritten.clear()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and note since when a head is incomplete."""

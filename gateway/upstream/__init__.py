@@ -6,7 +6,8 @@ anything a second time that may have arrived.
 
 from __future__ import annotations
 
-from gateway.upstream.connection import NotSent, Reply, SentUnanswered
+from gateway.upstream.connection import Reply
+from gateway.upstream.failures import NotSent, SentUnanswered
 from gateway.upstream.nslb import Nslb, Verdict
 from gateway.upstream.pool import Pool, PoolSettings
 from gateway.upstream.tls import PeerPolicy, client_context

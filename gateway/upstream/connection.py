@@ -8,6 +8,7 @@ What is known in which phase (design, "The life of a `POST /dial`", 7):
 
     connecting            nothing was sent
     ready                 nothing was sent; the peer closing now only costs a connection
+    queued                a request is to be written at the end of this turn of the event loop; nothing was sent
     sent, answering       it may have been carried out: a failure is `unknown`
     closed                of no more use
 """
@@ -26,6 +27,7 @@ import httptools
 
 from gateway import problems
 from gateway.problems import ProblemType
+from gateway.upstream.failures import NotSent, SentUnanswered, nothing_sent
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
 # The fields of an answer that anybody reads; the others are dropped as they arrive.
@@ -47,24 +49,6 @@ _REFUSED_CLIENT_CERTIFICATE: Final = frozenset({
 })  # fmt: skip
 
 
-class NotSent(Exception):  # noqa: N818 - it names a state, not an error
-    """Nothing of the request reached NSLB: another endpoint may be tried."""
-
-    def __init__(self, problem: ProblemType, detail: str) -> None:
-        super().__init__(problem.code)
-        self.problem = problem
-        self.detail = detail
-
-
-class SentUnanswered(Exception):  # noqa: N818 - it names a state, not an error
-    """The request may have arrived and no valid answer came: it must not be sent again."""
-
-    def __init__(self, problem: ProblemType, detail: str) -> None:
-        super().__init__(problem.code)
-        self.problem = problem
-        self.detail = detail
-
-
 @dataclass(slots=True)
 class Reply:
     """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived."""
@@ -79,9 +63,10 @@ class Phase(Enum):
 
     CONNECTING = 0
     READY = 1
-    SENT = 2
-    ANSWERING = 3
-    CLOSED = 4
+    QUEUED = 2
+    SENT = 3
+    ANSWERING = 4
+    CLOSED = 5
 
 
 class Connection(asyncio.Protocol):
@@ -157,13 +142,16 @@ class Connection(asyncio.Protocol):
         return True
 
     def send(self, request: bytes, timeout: float) -> asyncio.Future[Reply]:
-        """Write a whole request; the future gives the answer, or raises `SentUnanswered` (or `NotSent`, see above).
+        """Take a whole request, and write it at the end of this turn of the event loop.
 
-        `timeout` is in seconds, for the whole of the answer. Raises `NotSent` if the connection has gone.
+        The requests of one turn are written one behind the other: a peer that is woken for each costs more than
+        all that is done with a request in between. The future gives the answer, or raises `SentUnanswered`, or
+        `NotSent` if nothing was written or for a refused certificate (see above). `timeout` is in seconds, for the
+        whole of the answer. Raises `NotSent` if the connection has gone.
         """
         transport = self._transport
         if self.phase is not Phase.READY or transport is None or transport.is_closing():
-            raise NotSent(problems.UPSTREAM_UNREACHABLE, "The connection was lost before anything was sent.")
+            raise nothing_sent()
         self._fields = []
         self._body = []
         self._size = 0
@@ -172,9 +160,8 @@ class Connection(asyncio.Protocol):
         deadline = self._deadline = self._loop.time() + timeout
         if self._timer is None or self._timer.when() > deadline:
             self._arm(deadline)
-        # From here on it may have left, whatever `write` says.
-        self.phase = Phase.SENT
-        transport.write(request)
+        self.phase = Phase.QUEUED
+        self._loop.call_soon(self._write, request)
         return waiter
 
     def retire(self) -> None:
@@ -182,7 +169,7 @@ class Connection(asyncio.Protocol):
         self._shut(abort=False)
 
     def close(self) -> None:
-        """Close at once and for good; a request under way fails as `SentUnanswered`."""
+        """Close at once and for good; a request under way fails, as `NotSent` or `SentUnanswered`."""
         self._fail(problems.UPSTREAM_DISCONNECTED, "The connection was closed before the answer was whole.")
 
     # --- asyncio.Protocol
@@ -288,6 +275,21 @@ class Connection(asyncio.Protocol):
 
     # --- inside
 
+    def _write(self, request: bytes) -> None:
+        transport = self._transport
+        if self.phase is not Phase.QUEUED or transport is None:
+            return
+        if transport.is_closing():
+            self.close()
+            return
+        # From here on it may have left, whatever `write` says.
+        self.phase = Phase.SENT
+        try:
+            transport.write(request)
+        except BaseException:
+            self.close()
+            raise
+
     def _arm(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -319,9 +321,10 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, problem: ProblemType, detail: str) -> None:
         waiter, self._waiter = self._waiter, None
+        failure = nothing_sent() if self.phase is Phase.QUEUED else SentUnanswered(problem, detail)
         self._shut(abort=True)
         if waiter is not None and not waiter.done():
-            waiter.set_exception(SentUnanswered(problem, detail))
+            waiter.set_exception(failure)
 
     def _shut(self, *, abort: bool) -> None:
         if self.phase is Phase.CLOSED:

@@ -18,7 +18,8 @@ from typing import Final
 from gateway import problems
 from gateway.model import Outcome
 from gateway.telemetry import Attempt, Record
-from gateway.upstream.connection import Connection, NotSent, Phase, Reply
+from gateway.upstream.connection import Connection, Phase, Reply
+from gateway.upstream.failures import NotSent
 from gateway.upstream.tls import PeerPolicy
 
 _FIRST_BACKOFF: Final = 1.0

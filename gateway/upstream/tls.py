@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import problems
-from gateway.upstream.connection import NotSent
+from gateway.upstream.failures import NotSent
 
 
 @dataclass(frozen=True, slots=True)

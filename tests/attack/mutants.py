@@ -264,7 +264,7 @@ def survives(mutant: Mutant, tree: Path) -> str | None:
             "        self.tokens = tokens\n", "        self.tokens = tokens\n        _EVERY[:] = tokens.values()\n"
         )
     if "SentUnanswered" in mutant.new:
-        mutated = mutated.replace("import Connection, NotSent,", "import Connection, NotSent, SentUnanswered,")
+        mutated = mutated.replace("failures import NotSent", "failures import NotSent, SentUnanswered")
     path.write_text(mutated, encoding="utf-8")
     try:
         tests = subprocess.run(

@@ -71,3 +71,20 @@ async def test_a_body_is_asked_for_when_the_caller_waits_to_be_asked(farm: Farm)
 
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 201 ")
     writer.close()
+
+
+async def test_what_is_written_at_once_does_not_overtake_an_earlier_answer(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    waiting = b"POST /dial HTTP/1.1\r\n" + HEAD + b"Expect: 100-continue\r\nContent-Length: 17\r\n\r\n"
+    writer.write(post() + waiting)
+
+    begin = await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert begin.startswith(b"HTTP/1.1 201 ")
+    writer.write(BODY + b"POST http://a/dial HTTP/1.1\r\n" + HEAD + b"Content-Length: 0\r\n\r\n")
+    rest = await reader.read()
+    assert rest.startswith(b"HTTP/1.1 201 ")
+    assert b"\r\nConnection: close\r\n" in rest.partition(b"HTTP/1.1 400 ")[2]
+    writer.close()

@@ -52,6 +52,13 @@ class Wire:
         self.server.close()
         await self.server.wait_closed()
 
+    async def asks(self, timeout: float = 5) -> asyncio.Future[Reply]:
+        """Send a request, and let the turn end in which it is written."""
+        answer = self.connection.send(b"request", timeout)
+        await asyncio.sleep(0)
+        assert self.connection.phase is Phase.SENT
+        return answer
+
     async def says(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.peers[0].write(piece)
@@ -81,7 +88,7 @@ async def unanswered(answer: asyncio.Future[Reply]) -> str:
 @pytest.mark.parametrize("data", [WHOLE, CHUNKED, INTERIM + WHOLE])
 async def test_every_form_of_an_answer_gives_the_same_reply_and_keeps_the_connection(wire: Wire, data: bytes) -> None:
     for _ in range(3):
-        answer = wire.connection.send(b"request", 5)
+        answer = await wire.asks()
         await wire.says(data)
         assert await answer == REPLY
         assert wire.connection.phase is Phase.READY
@@ -99,7 +106,7 @@ def test_however_an_answer_is_cut_it_is_the_same(cuts: list[int], chunked: bool)
         wire = Wire()
         wire.connection = connection
         await wire.open()
-        answer = connection.send(b"request", 5)
+        answer = await wire.asks()
         for begin, end in pairwise(bounds):
             if data[begin:end] and not answer.done():
                 connection.data_received(data[begin:end])
@@ -117,7 +124,7 @@ def test_whatever_bytes_come_end_in_a_reply_or_in_not_knowing(pieces: list[bytes
     async def once() -> None:
         wire = Wire()
         await wire.open()
-        answer = wire.connection.send(b"request", 5)
+        answer = await wire.asks()
         for piece in pieces:
             wire.connection.data_received(piece)
         wire.connection.eof_received()
@@ -132,7 +139,7 @@ def test_whatever_bytes_come_end_in_a_reply_or_in_not_knowing(pieces: list[bytes
 
 
 async def test_an_answer_that_ends_with_the_connection_is_taken_once(wire: Wire) -> None:
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     await wire.says(HEAD + b"\r\n" + BODY)
     # Closing on unread bytes would be a reset.
     await wire.readers[0].readexactly(len(b"request"))
@@ -147,7 +154,7 @@ async def test_an_answer_that_ends_with_the_connection_is_taken_once(wire: Wire)
 @pytest.mark.parametrize("data", [b"", HEAD[:30], HEAD + b"Content-Length: 18\r\n\r\n" + BODY[:9], CHUNKED[:-5]])
 @pytest.mark.parametrize("reset", [False, True])
 async def test_half_an_answer_is_none(wire: Wire, data: bytes, reset: bool) -> None:
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     await wire.says(data)
     if reset:
         wire.resets()
@@ -164,7 +171,7 @@ async def test_half_an_answer_is_none(wire: Wire, data: bytes, reset: bool) -> N
      b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
 )  # fmt: skip
 async def test_what_is_no_answer_is_not_known(wire: Wire, data: bytes) -> None:
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     await wire.says(data)
 
     assert await unanswered(answer) == "upstream-invalid-response"
@@ -174,18 +181,18 @@ async def test_answers_are_taken_up_to_the_bound_and_not_over_it(wire: Wire) -> 
     head = HEAD + b"Content-Length: %d\r\n\r\n" % (MOST_ANSWER_BYTES - len(HEAD) - 25)
     largest = head + b"x" * (MOST_ANSWER_BYTES - len(head))
     head = HEAD + b"Content-Length: %d\r\n\r\n" % (len(largest) - len(head))
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     await wire.says(largest)
     assert len((await answer).body) == len(largest) - len(head)
 
-    again = wire.connection.send(b"request", 5)
+    again = await wire.asks()
     await wire.says(HEAD + b"Content-Length: %d\r\n\r\n" % MOST_ANSWER_BYTES + b"x" * MOST_ANSWER_BYTES)
     assert await unanswered(again) == "upstream-invalid-response"
 
 
 @pytest.mark.parametrize("extra", [WHOLE, b"x", b"HTTP/1.1 5"])
 async def test_more_than_was_asked_for_costs_the_connection_and_not_the_answer(wire: Wire, extra: bytes) -> None:
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     wire.connection.data_received(WHOLE + extra)
 
     assert await answer == REPLY
@@ -216,7 +223,7 @@ async def test_a_connection_whose_peer_closed_unnoticed_is_not_used(wire: Wire) 
 
 
 async def test_without_an_answer_in_time_the_outcome_is_not_known(wire: Wire) -> None:
-    first = wire.connection.send(b"request", 30)
+    first = await wire.asks(30)
     await wire.says(WHOLE)
     await first
 
@@ -225,10 +232,10 @@ async def test_without_an_answer_in_time_the_outcome_is_not_known(wire: Wire) ->
 
 
 async def test_the_timer_of_an_earlier_request_does_not_end_a_later_one(wire: Wire) -> None:
-    first = wire.connection.send(b"request", 0.05)
+    first = await wire.asks(0.05)
     await wire.says(WHOLE)
     await first
-    second = wire.connection.send(b"request", 30)
+    second = await wire.asks(30)
     await asyncio.sleep(0.08)
     assert not second.done()
     await wire.says(WHOLE)
@@ -237,12 +244,54 @@ async def test_the_timer_of_an_earlier_request_does_not_end_a_later_one(wire: Wi
 
 
 async def test_closing_it_leaves_what_was_sent_unknown_and_says_so_once(wire: Wire) -> None:
-    answer = wire.connection.send(b"request", 5)
+    answer = await wire.asks()
     wire.connection.close()
     wire.connection.close()
 
     assert await unanswered(answer) == "upstream-disconnected"
     assert wire.closed == [wire.connection]
+
+
+async def test_closing_it_before_the_turn_ends_leaves_nothing_sent(wire: Wire) -> None:
+    answer = wire.connection.send(b"request", 5)
+    assert wire.connection.phase is Phase.QUEUED
+    wire.connection.close()
+
+    with pytest.raises(NotSent) as raised:
+        await answer
+    assert raised.value.problem.code == "upstream-unreachable"
+    assert await wire.readers[0].read() == b""
+
+
+async def test_what_comes_before_the_request_was_written_is_no_answer_to_it(wire: Wire) -> None:
+    answer = wire.connection.send(b"request", 5)
+    wire.connection.data_received(WHOLE)
+
+    with pytest.raises(NotSent):
+        await answer
+    assert await wire.readers[0].read() == b""
+
+
+async def test_a_request_that_was_handed_to_the_transport_may_have_left_whatever_that_says(wire: Wire) -> None:
+    class Failing(asyncio.Transport):
+        def write(self, data: object) -> None:
+            raise RuntimeError(data)
+
+        def is_closing(self) -> bool:
+            return False
+
+        def abort(self) -> None:
+            """Nothing is to be closed."""
+
+    connection = Connection(asyncio.get_running_loop(), wire.closed.append)
+    connection.connection_made(Failing({"socket": wire.peers[0].get_extra_info("socket")}))
+    loop = asyncio.get_running_loop()
+    faults: list[object] = []
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+
+    assert await unanswered(connection.send(b"request", 5)) == "upstream-disconnected"
+    assert [type(fault) for fault in faults] == [RuntimeError]
+    loop.set_exception_handler(None)
 
 
 async def test_a_connection_that_has_gone_takes_nothing(wire: Wire) -> None:
