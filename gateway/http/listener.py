@@ -122,7 +122,7 @@ class CallerConnection(web.RequestHandler):
         What the connection is closed after must be put at once.
         """
         self._unwritten.append(data)
-        if at_once:
+        if at_once or self._close or self._force_close:
             self._write()
         elif len(self._unwritten) == 1:
             self._loop.call_soon(self._write)

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from gateway.http import Runtime
+from gateway.simulator import Fault
 from tests.functional.test_refusals import post, raw
 from tests.harness import KEY, Farm, Harness, until
 
@@ -181,3 +182,28 @@ async def test_the_answer_of_a_refusal_with_an_unread_body_closes_the_connection
     assert (status, fields["connection"]) == (401, "close")
     await until(gateway.lines.requests)
     assert simulator.received == []
+
+
+async def test_an_answer_that_comes_after_the_drain_still_reaches_its_caller(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, {"drain_seconds": 0.05})
+    simulator.fault(Fault("delay", operation="create", seconds=0.4))
+    calling = asyncio.create_task(gateway.dial())
+    await until(simulator.creates)
+
+    await gateway.server.drain()
+
+    assert (await calling).status == 201
+    assert len(simulator.creates()) == 1
+
+
+async def test_an_answer_on_a_connection_that_is_to_be_closed_is_written_first(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("delay", operation="create", seconds=0.1))
+    calling = asyncio.create_task(gateway.dial())
+    await until(simulator.creates)
+
+    gateway.server._callers.pre_shutdown()
+
+    assert (await calling).status == 201
