@@ -15,11 +15,11 @@ import orjson
 from gateway import problems
 from gateway.http.body import DialRequest
 from gateway.http.entropy import ENTROPY
-from gateway.model import Outcome, Principal
+from gateway.model import Medium, Outcome, Principal
 from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import StaticToken
-from gateway.upstream import Nslb
+from gateway.upstream import NotSent, Nslb, Verdict
 
 _ID_BYTES: Final = 16
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
@@ -58,15 +58,7 @@ async def place(
     record.media = wanted.medium
     account = accounts.choose(principal, wanted.account)
     record.account = account.account
-    repeated = False
-    while True:
-        token = account.token
-        verdict = await nslb.create(wanted.medium, account.cookie, token.value, record)
-        if verdict.session:
-            account.keep_session(verdict.session)
-        if repeated or not verdict.unauthorised or account.renew(token.generation) is None:
-            break
-        repeated = True
+    verdict = await _send(wanted.medium, account, nslb, record)
     record.result_code = verdict.result_code
     if verdict.problem is not None:
         raise Problem(
@@ -87,3 +79,21 @@ async def place(
         "result_description": verdict.description,
     }
     return dial_id, orjson.dumps(document)
+
+
+async def _send(medium: Medium, account: StaticToken, nslb: Nslb, record: Record) -> Verdict:
+    """What NSLB answers; asked once more if it refused the token and there is a newer one."""
+    token = account.token
+    verdict = await nslb.create(medium, account.cookie, token.value, record)
+    if verdict.session:
+        account.keep_session(verdict.session)
+    if not verdict.unauthorised or (newer := account.renew(token.generation)) is None:
+        return verdict
+    try:
+        again = await nslb.create(medium, account.cookie, newer.value, record)
+    except NotSent:
+        # That nothing reached NSLB would be untrue: it has had the call, and refused it.
+        return verdict
+    if again.session:
+        account.keep_session(again.session)
+    return again

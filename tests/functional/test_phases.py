@@ -194,3 +194,20 @@ async def test_a_refused_token_is_sent_again_only_when_there_is_a_newer_one(farm
     assert accepted.status == 201
     assert [request.status for request in simulator.creates()] in ([401, 401, 200], [401, 200])
     assert (await gateway.dial()).status == 201
+
+
+async def test_a_refused_token_stays_refused_when_the_newer_one_cannot_be_sent(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    assert (await gateway.dial()).status == 201
+    await simulator.refuse()
+    simulator.fault(Fault("status", operation="create", status=401, headers={"Connection": "close"}))
+    gateway.token_file.write_text(simulator.issue_token("gateway-sales"))
+
+    answer = await gateway.dial()
+
+    # NSLB has had it, so `not_sent` would be untrue.
+    assert (answer.json["code"], answer.json["outcome"]) == ("upstream-credential-rejected", "rejected")
+    assert [request.status for request in simulator.creates()] == [200, 401]
+    line = gateway.lines.requests()[-1]
+    assert (line["event"], line["outcome"], line["attempts"]) == ("request.forwarded", "rejected", 2)
