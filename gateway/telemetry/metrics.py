@@ -106,10 +106,12 @@ class Metrics:
         ProcessCollector(namespace="gateway", registry=registry)
         self._lateness: deque[float] = deque(maxlen=15)
 
-    def request(self, service: str | None, operation: str, code: str, outcome: str, duration: float) -> None:
+    def request(  # noqa: PLR0913, PLR0917 - one argument for each label of the contract
+        self, service: str | None, operation: str, code: str, outcome: str, duration: float, trace_id: str
+    ) -> None:
         """Count a caller's request and how long it took; a service that is not known is `None`."""
         self._requests.add(service or NONE, operation, code)
-        self._request_duration.observe(duration, operation, outcome)
+        self._request_duration.observe(duration, trace_id, operation, outcome)
 
     def upstream_request(  # noqa: PLR0913, PLR0917 - one argument for each label of the contract
         self,
@@ -119,12 +121,13 @@ class Metrics:
         outcome: Outcome,
         result_code: str | None,
         duration: float,
+        trace_id: str,
     ) -> None:
         """Count one attempt at an endpoint; its duration only when something was sent."""
         label = self.result_codes.label(result_code)
         self._upstream_requests.add(endpoint, account, operation, outcome, label)
         if outcome is not Outcome.NOT_SENT:
-            self._upstream_duration.observe(duration, endpoint, operation)
+            self._upstream_duration.observe(duration, trace_id, endpoint, operation)
 
     def entered(self, operation: str) -> None:
         """Note a request under way for an operation."""

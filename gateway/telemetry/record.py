@@ -85,7 +85,8 @@ class Telemetry:
     def _count(self, record: Record, duration: float) -> None:
         metrics = self.metrics
         operation = record.operation or NONE
-        metrics.request(record.service, operation, record.code or "ok", record.outcome, duration)
+        trace_id = record.trace.trace_id
+        metrics.request(record.service, operation, record.code or "ok", record.outcome, duration, trace_id)
         if record.authentication is not None:
             metrics.authentication(*record.authentication)
         for attempt in record.attempts:
@@ -96,6 +97,7 @@ class Telemetry:
                 attempt.outcome,
                 attempt.result_code,
                 attempt.duration,
+                trace_id,
             )
         if record.rejected is not None:
             metrics.rejected(record.service, record.rejected)

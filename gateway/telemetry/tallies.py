@@ -6,15 +6,19 @@ of the event loop, which is what makes it several times as fast as a locked chil
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 Labels = tuple[str, ...]
+# A trace's id, its value, and when that was, in epoch seconds.
+_Last = tuple[str, float, float]
 
 
 class Counts(Collector):
@@ -62,36 +66,53 @@ class Levels(Collector):
 
 
 class Distributions(Collector):
-    """A histogram with labels; `bounds` are the upper ones, each inclusive, but for the last, which is infinite."""
+    """A histogram with labels; `bounds` are the upper ones, each inclusive, but for the last, which is infinite.
 
-    def __init__(
-        self, registry: CollectorRegistry, name: str, what: str, labels: Sequence[str], bounds: Sequence[float]
+    The last value of each bucket is kept with its trace as the bucket's exemplar. `wall` is in epoch seconds.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a property of the metric, but for the clock
+        self,
+        registry: CollectorRegistry,
+        name: str,
+        what: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._name = name
         self._what = what
         self._labels = labels
         self._bounds: Final = tuple(map(float, bounds))
         self._shown: Final = [*map(str, self._bounds), "+Inf"]
-        self._values: dict[Labels, tuple[list[int], list[float]]] = {}
+        self._wall = wall
+        self._values: dict[Labels, tuple[list[int], list[float], list[_Last | None]]] = {}
         registry.register(self)
 
-    def observe(self, value: float, *labels: str) -> None:
-        """Count one value."""
+    def observe(self, value: float, trace_id: str, *labels: str) -> None:
+        """Count one value, which the trace of that id had."""
         found = self._values.get(labels)
         if found is None:
-            found = self._values[labels] = ([0] * len(self._shown), [0.0])
-        counts, total = found
-        counts[bisect_left(self._bounds, value)] += 1
+            size = len(self._shown)
+            found = self._values[labels] = ([0] * size, [0.0], [None] * size)
+        counts, total, last = found
+        bucket = bisect_left(self._bounds, value)
+        counts[bucket] += 1
         total[0] += value
+        last[bucket] = (trace_id, value, self._wall())
 
     def collect(self) -> Iterable[Metric]:
         """The family with all of its series."""
         family = HistogramMetricFamily(self._name, self._what, labels=self._labels)
-        for labels, (counts, total) in self._values.items():
-            buckets: list[tuple[str, float]] = []
+        for labels, (counts, total, last) in self._values.items():
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             so_far = 0
-            for shown, count in zip(self._shown, counts, strict=True):
+            for shown, count, latest in zip(self._shown, counts, last, strict=True):
                 so_far += count
-                buckets.append((shown, so_far))
+                if latest is None:
+                    buckets.append((shown, so_far))
+                else:
+                    trace_id, value, at = latest
+                    buckets.append((shown, so_far, Exemplar({"trace_id": trace_id}, value, at)))
             family.add_metric([str(label) for label in labels], buckets, total[0])
         return (family,)

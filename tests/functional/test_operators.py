@@ -53,6 +53,22 @@ async def test_metrics_come_as_prometheus_text_and_as_openmetrics(farm: Farm) ->
         assert line.startswith(("# HELP gateway_", "# TYPE gateway_", "gateway_"))
 
 
+async def test_openmetrics_leads_from_a_slow_bucket_to_the_trace_that_was_slow(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    await gateway.dial(headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+
+    text = (await gateway.operators("/metrics")).body.decode()
+    openmetrics = (
+        await gateway.operators("/metrics", headers={"Accept": "application/openmetrics-text"})
+    ).body.decode()
+
+    for name in ("gateway_request_duration_seconds", "gateway_upstream_duration_seconds"):
+        (told,) = [line for line in openmetrics.splitlines() if line.startswith(f"{name}_bucket") and " # " in line]
+        assert f'# {{trace_id="{trace_id}"}} ' in told
+    assert trace_id not in text
+
+
 async def test_nothing_else_is_there_and_callers_routes_are_not(farm: Farm) -> None:
     gateway = await farm.gateway(await farm.simulator())
 

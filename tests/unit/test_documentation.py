@@ -171,8 +171,8 @@ def test_every_outcome_is_documented() -> None:
 def families() -> dict[str, tuple[str, frozenset[str]]]:
     """Type and labels of every metric, by the name that is scraped (without the endings of a histogram's series)."""
     metrics = Metrics("0")
-    metrics.request("billing", "create", "ok", Outcome.ACCEPTED, 1.0)
-    metrics.upstream_request("https://nslb.example:1", "sales", "create", Outcome.ACCEPTED, "0", 1.0)
+    metrics.request("billing", "create", "ok", Outcome.ACCEPTED, 1.0, "0af7")
+    metrics.upstream_request("https://nslb.example:1", "sales", "create", Outcome.ACCEPTED, "0", 1.0, "0af7")
     metrics.entered("create")
     metrics.authentication("api_key", "accepted")
     metrics.rejected("billing", "overload")
