@@ -15,7 +15,7 @@ import orjson
 from gateway import problems
 from gateway.http.body import DialRequest
 from gateway.http.entropy import ENTROPY
-from gateway.model import Medium, Outcome, Principal
+from gateway.model import Medium, Outcome, Principal, Token
 from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import StaticToken
@@ -58,7 +58,12 @@ async def place(
     record.media = wanted.medium
     account = accounts.choose(principal, wanted.account)
     record.account = account.account
-    verdict = await _send(wanted.medium, account, nslb, record)
+    token = account.token
+    verdict = await nslb.create(wanted.medium, account.cookie, token.value, record)
+    if verdict.session:
+        account.keep_session(verdict.session)
+    if verdict.unauthorised and (newer := account.renew(token.generation)) is not None:
+        verdict = await _once_more(wanted.medium, account, newer, verdict, nslb, record)
     record.result_code = verdict.result_code
     if verdict.problem is not None:
         raise Problem(
@@ -81,19 +86,15 @@ async def place(
     return dial_id, orjson.dumps(document)
 
 
-async def _send(medium: Medium, account: StaticToken, nslb: Nslb, record: Record) -> Verdict:
-    """What NSLB answers; asked once more if it refused the token and there is a newer one."""
-    token = account.token
-    verdict = await nslb.create(medium, account.cookie, token.value, record)
-    if verdict.session:
-        account.keep_session(verdict.session)
-    if not verdict.unauthorised or (newer := account.renew(token.generation)) is None:
-        return verdict
+async def _once_more(  # noqa: PLR0913, PLR0917 - what the first sending had, and what came of it
+    medium: Medium, account: StaticToken, newer: Token, refusal: Verdict, nslb: Nslb, record: Record
+) -> Verdict:
+    """What NSLB answers with a newer token, after its refusal of the old one."""
     try:
-        again = await nslb.create(medium, account.cookie, newer.value, record)
+        verdict = await nslb.create(medium, account.cookie, newer.value, record)
     except NotSent:
         # That nothing reached NSLB would be untrue: it has had the call, and refused it.
-        return verdict
-    if again.session:
-        account.keep_session(again.session)
-    return again
+        return refusal
+    if verdict.session:
+        account.keep_session(verdict.session)
+    return verdict

@@ -166,8 +166,8 @@ MUTANTS: Final = (
     Mutant(
         "an account's session is its own",
         "gateway/http/dial.py",
-        "        account.keep_session(verdict.session)\n",
-        "        for other in _EVERY:\n            other.keep_session(verdict.session)\n",
+        "        account.keep_session(verdict.session)\n    if verdict.unauthorised",
+        "        for other in _EVERY:\n            other.keep_session(verdict.session)\n    if verdict.unauthorised",
         "tests/functional/test_dial.py::test_the_session_cookie_stays_with_its_account",
     ),
     Mutant(
