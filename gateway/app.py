@@ -16,13 +16,13 @@ from typing import Any, Final
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
 from gateway.config import Account, Configuration, Service, Upstream
+from gateway.config.files import certificate_expiry
 from gateway.http import CallersApi, Runtime
 from gateway.http.dial import Accounts
 from gateway.model import Principal
 from gateway.telemetry import Telemetry
 from gateway.tokens import StaticToken
 from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, client_context
-from gateway.upstream.tls import pem_expiry
 
 _TLS_VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -50,7 +50,7 @@ class Gateway:
         self._pool = _pool(configuration.upstream, loop)
         runtime = self._runtime(configuration, self._pool, {})
         self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
-        self._settle(configuration)
+        self._settle(configuration, _expiries(configuration))
 
     async def replace(self, configuration: Configuration) -> None:
         """Serve by this configuration from the next request on. Nothing has changed if it raises."""
@@ -58,6 +58,7 @@ class Gateway:
         identity = _identity(configuration.upstream)
         kept = identity == self._identity
         pool = old_pool if kept else _pool(configuration.upstream, self._loop)
+        expiries = _expiries(configuration)
         runtime = self._runtime(configuration, pool, self.api.runtime.accounts.tokens)
         self._identity = identity
         self._pool = pool
@@ -65,7 +66,7 @@ class Gateway:
         self.api.body_timeout = configuration.listen.timeouts.body
         self.configuration = configuration
         self._loaded = self._wall()
-        self._settle(configuration)
+        self._settle(configuration, expiries)
         if not kept:
             await old_pool.close()
 
@@ -94,6 +95,7 @@ class Gateway:
                     "endpoint": endpoint.name,
                     "connections": {"idle": idle, "busy": busy, "connecting": endpoint.connecting},
                     "certificate_expires": _rfc3339(endpoint.peer_not_after),
+                    "suspect": endpoint.suspect_until > self._loop.time(),
                 }
             )
         if expiries:
@@ -147,14 +149,21 @@ class Gateway:
         present.follow(reference.value, reference.reread, reference.origin)
         return present
 
-    def _settle(self, configuration: Configuration) -> None:
+    def _settle(self, configuration: Configuration, expiries: Mapping[str, float]) -> None:
         metrics = self._telemetry.metrics
         self._telemetry.log.set_level(configuration.log.level)
         metrics.config_success.set(self._loaded)
-        if configuration.upstream.tls.certificate is not None:
-            metrics.certificate_expires("client", pem_expiry(configuration.upstream.tls.certificate))
-        if configuration.listen.tls is not None:
-            metrics.certificate_expires("listener", pem_expiry(configuration.listen.tls.certificate))
+        for role, at in expiries.items():
+            metrics.certificate_expires(role, at)
+
+
+def _expiries(configuration: Configuration) -> dict[str, float]:
+    """When our own certificates expire, in epoch seconds, by their role."""
+    certificates = {
+        "client": configuration.upstream.tls.certificate,
+        "listener": configuration.listen.tls.certificate if configuration.listen.tls is not None else None,
+    }
+    return {role: certificate_expiry(path) for role, path in certificates.items() if path is not None}
 
 
 def _identity(upstream: Upstream) -> tuple[Upstream, tuple[bytes, ...]]:
@@ -171,7 +180,8 @@ def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
         certificate=tls.certificate,
         key=tls.key,
     )
-    policy = PeerPolicy(context, tls.server_name, frozenset(bytes.fromhex(pin[7:]) for pin in tls.pins))
+    pins = frozenset(bytes.fromhex(pin[7:]) for pin in tls.pins)
+    policy = PeerPolicy(context, tls.server_name, pins, certified=tls.certificate is not None)
     settings = PoolSettings(
         connect_timeout=upstream.timeouts.connect,
         connections=upstream.connections,

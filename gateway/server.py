@@ -22,26 +22,33 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.app import Gateway
-from gateway.config import Address, Configuration, ConfigurationError, Loaded, ServerTLS, Watcher, load
+from gateway.config import Address, Configuration, ConfigurationError, Loaded, Watcher, load
 from gateway.http import CallersApi, CallersServer, Health, Limits, operators_application
-from gateway.telemetry import LineWriter, Log, Metrics, Telemetry
+from gateway.listening import bound, callers_tls, listen, load_chain, make_room
+from gateway.telemetry import LineWriter, Log, Metrics, Output, Telemetry
 from gateway.telemetry.logs import BinarySink, capture_libraries, loop_exception_handler
 
 _TICK_SECONDS: Final = 1.0
-_SOCKET_MODE: Final = 0o660
-_BACKLOG: Final = 1024
-_LAST_SECONDS: Final = 1.0  # for answers that are being written, and for requests that are cut off
+_RETRY_TICKS: Final = 10
+_LAST_SECONDS: Final = 1.0  # for answers that are being written, requests that are cut off, and the last lines
+_STANDARD_OUTPUT: Final = 1
 # What is alive after the start stays alive: looking at it again at every collection is a fifth of the CPU.
 _GC_THRESHOLDS: Final = (50_000, 25, 100)
 
 
 class Server:
-    """One gateway with its listeners. `sink` takes the log lines; `environ` holds the secrets of `{env: NAME}`."""
+    """One gateway with its listeners.
+
+    `sink` takes the log lines (default: standard output); `environ` holds the secrets of `{env: NAME}`.
+    """
 
     def __init__(self, path: Path, *, sink: BinarySink | None = None, environ: Mapping[str, str] = os.environ) -> None:
         self._path = path
         self._environ = environ
-        self.log = Log(LineWriter(sink if sink is not None else sys.stdout.buffer))
+        self._output: Output | None = None
+        if sink is None:
+            sink = self._output = Output(_STANDARD_OUTPUT)
+        self.log = Log(LineWriter(sink))
         self._metrics = Metrics(__version__)
         self._health = Health()
         self._watcher = Watcher()
@@ -49,6 +56,8 @@ class Server:
         self._stop_reason = ""
         self._reloading = asyncio.Lock()
         self._reload_asked: asyncio.Task[None] | None = None
+        self._rejected: list[str] | None = None
+        self._retry_in = 0
         self._tls: ssl.SSLContext | None = None
         self._gateway: Gateway
         self._callers: CallersServer
@@ -68,8 +77,14 @@ class Server:
         telemetry = Telemetry(self.log, self._metrics, time.monotonic)
         self._gateway = Gateway(configuration, telemetry, loop)
         self._callers = CallersServer(self._gateway.api, _limits(configuration), loop)
-        await self._listen_for_operators(configuration.admin.address)
-        await self._listen_for_callers(configuration, loop)
+        application = operators_application(self._health, self._metrics, self._gateway.status)
+        self._operators = web.AppRunner(application, access_log=None, handle_signals=False)
+        try:
+            await self._listen_for_operators(configuration.admin.address)
+            await self._listen_for_callers(configuration, loop)
+        except OSError:
+            await self._operators.cleanup()
+            raise
         self._gateway.tend()
         self._ticker = loop.create_task(self._tick())
         self._health.started = True
@@ -120,11 +135,30 @@ class Server:
             await self._ticker
         self.log.info("gateway.stopped")
         self.log.flush()
+        if self._output is not None:
+            with contextlib.suppress(OSError):
+                self._output.finish(_LAST_SECONDS)
 
     def tend(self) -> None:
-        """What is to be done once a second: look after connections on both sides."""
+        """What is to be done once a second: look after connections on both sides, and after the log."""
         self._gateway.tend()
         self._callers.sweep()
+        if self._output is not None and (lost := self._output.take_lost()):
+            self._metrics.lines_lost(lost)
+            self.log.warning("log.lost", lines=lost)
+
+    async def look(self) -> None:
+        """Reload if a file has changed, or if what was rejected a while ago may be better now.
+
+        What was wrong may not have been in the files: no descriptor was left, or a mount was not there. To be called
+        about once a second.
+        """
+        if self._watcher.changed():
+            await self.reload()
+        elif self._rejected is not None:
+            self._retry_in -= 1
+            if self._retry_in <= 0:
+                await self.reload(again=True)
 
     @property
     def api(self) -> CallersApi:
@@ -147,35 +181,44 @@ class Server:
             self._reload_asked = None
             await self._reload()
 
-    async def reload(self) -> bool:
-        """Load the configuration again and serve by it, whole or not at all; whether it was taken."""
-        async with self._reloading:
-            return await self._reload()
+    async def reload(self, *, again: bool = False) -> bool:
+        """Load the configuration again and serve by it, whole or not at all; whether it was taken.
 
-    async def _reload(self) -> bool:
+        `again` says that nothing asked for it but an earlier rejection, which is not told a second time.
+        """
+        async with self._reloading:
+            return await self._reload(again=again)
+
+    async def _reload(self, *, again: bool = False) -> bool:
         self._watcher.changed()  # what changes from here on is another change
         try:
             loaded = await asyncio.to_thread(load, self._path, self._environ)
         except ConfigurationError as exc:
             self._watcher.watch(exc.files)
-            return self._reject([str(fault) for fault in exc.faults])
+            return self._reject([str(fault) for fault in exc.faults], again=again)
         self._watcher.watch(loaded.files)
         configuration = loaded.configuration
         faults = self._unchangeable(loaded)
         if faults:
-            return self._reject(faults)
+            return self._reject(faults, again=again)
         try:
             if configuration.listen.tls is not None and self._tls is not None:
-                _load_chain(self._tls, configuration.listen.tls)
+                load_chain(self._tls, configuration.listen.tls)
             await self._gateway.replace(configuration)
         except (OSError, ValueError) as exc:
-            return self._reject([f"{self._path}: a file that it names can't be used ({type(exc).__name__})"])
+            fault = f"{self._path}: a file that it names can't be used ({type(exc).__name__})"
+            return self._reject([fault], again=again)
+        self._rejected = None
         self._callers.limits = _limits(configuration)
         self._metrics.reloaded("success")
         self.log.info("config.reloaded")
         return True
 
-    def _reject(self, faults: list[str]) -> bool:
+    def _reject(self, faults: list[str], *, again: bool) -> bool:
+        self._retry_in = _RETRY_TICKS
+        if again and faults == self._rejected:
+            return False
+        self._rejected = faults
         self._metrics.reloaded("failure")
         self.log.error("config.rejected", faults=faults)
         return False
@@ -194,31 +237,22 @@ class Server:
     # --- listening
 
     async def _listen_for_operators(self, address: Address) -> None:
-        application = operators_application(self._health, self._metrics, self._gateway.status)
-        self._operators = web.AppRunner(application, access_log=None, handle_signals=False)
         await self._operators.setup()
+        make_room(address)
         site = (
             web.UnixSite(self._operators, address.path)
             if address.kind == "unix"
             else web.TCPSite(self._operators, address.host, address.port)
         )
         await site.start()
-        self.admin_address = _bound(address, self._operators.addresses)
+        self.admin_address = bound(address, self._operators.addresses)
 
     async def _listen_for_callers(self, configuration: Configuration, loop: asyncio.AbstractEventLoop) -> None:
         address, tls = configuration.listen.address, configuration.listen.tls
         if tls is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._tls.set_alpn_protocols(["http/1.1"])
-            _load_chain(self._tls, tls)
-        if address.kind == "unix":
-            self._listener = await _unix_listener(loop, self._callers, address.path, self._tls)
-        else:
-            self._listener = await loop.create_server(
-                self._callers, address.host, address.port, ssl=self._tls, backlog=_BACKLOG
-            )
-        self.address = _bound(address, [bound.getsockname() for bound in self._listener.sockets])
+            self._tls = callers_tls(tls)
+        self._listener = await listen(loop, self._callers, address, self._tls)
+        self.address = bound(address, [listening.getsockname() for listening in self._listener.sockets])
 
     # --- once a second
 
@@ -230,39 +264,14 @@ class Server:
             self._metrics.loop_was_late(loop.time() - expected)
             try:
                 self.tend()
-                if self._watcher.changed():
-                    await self.reload()
+                await self.look()
             except Exception as exc:  # noqa: BLE001 - the next second is another try; without it nothing is tended
                 self.log.fault(exc)
-
-
-async def _unix_listener(
-    loop: asyncio.AbstractEventLoop, callers: CallersServer, path: str, tls: ssl.SSLContext | None
-) -> asyncio.Server:
-    # A socket that a former process left behind can't be bound again.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - of a loop's blocking calls none is shorter
-    listener = await loop.create_unix_server(callers, path, ssl=tls, backlog=_BACKLOG)
-    os.chmod(path, _SOCKET_MODE)  # noqa: PTH101 - the same
-    return listener
 
 
 def _limits(configuration: Configuration) -> Limits:
     timeouts = configuration.listen.timeouts
     return Limits(head=timeouts.head, body=timeouts.body, idle=timeouts.idle)
-
-
-def _load_chain(context: ssl.SSLContext, tls: ServerTLS) -> None:
-    context.load_cert_chain(tls.certificate, tls.key)
-
-
-def _bound(address: Address, names: list[object]) -> str:
-    """Where a listener really is, which differs from what was asked for when that was port 0."""
-    name = names[0] if names else None
-    if address.kind == "tcp" and isinstance(name, tuple):
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        return f"{host}:{name[1]}"
-    return str(address)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config import positions
+from gateway.config.files import has_authorities, has_certificate, is_key_of, open_to_read
 from gateway.config.positions import Document
 from gateway.config.schema import Configuration
 from gateway.config.values import parse_address
 
 _NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-_KEY_LIKE: Final = re.compile(r"dgw_|(?=.*\d)(?=.*[A-Z])[A-Za-z0-9_-]{24,}")
+_KEY_LIKE: Final = re.compile(r"dgw_|(?=.*\d)(?:(?=.*[A-Z])[A-Za-z0-9_-]{24,}|[0-9A-Fa-f-]{24,})")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,7 +69,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
     """Load a configuration file and everything that it names. Raises `ConfigurationError`."""
     name = str(path)
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             content = file.read(positions.MOST_BYTES + 1)
     except OSError as exc:
         reason = f"the file can't be read: {exc.strerror or type(exc).__name__}"
@@ -133,11 +133,7 @@ def _together(data: Any, directory: Path) -> Iterable[tuple[positions.Path, str]
     yield from _listening(data)
     tls = _at(upstream, "tls")
     ca = _at(tls, "ca")
-    if (
-        isinstance(ca, str)
-        and (directory / ca).is_file()
-        and not _loads(lambda c: c.load_verify_locations(directory / ca))
-    ):
+    if isinstance(ca, str) and (directory / ca).is_file() and not has_authorities(directory / ca):
         yield ("upstream", "tls", "ca"), "the file has no PEM certificate"
     for place, settings in (("upstream", tls), ("listen", _at(_at(data, "listen"), "tls"))):
         yield from _pair(place, settings, directory)
@@ -163,20 +159,12 @@ def _pair(place: str, settings: Any, directory: Path) -> Iterable[tuple[position
         yield (place, "tls", present), "certificate and key go together"
     if not isinstance(certificate, str) or not (directory / certificate).is_file():
         return
-    if not _loads(lambda c: c.load_verify_locations(directory / certificate)):
+    if not has_certificate(directory / certificate):
         yield (place, "tls", "certificate"), "the file has no PEM certificate"
     elif not isinstance(key, str) or not (directory / key).is_file():
         return
-    elif not _loads(lambda c: c.load_cert_chain(directory / certificate, directory / key, password="")):
+    elif not is_key_of(directory / key, directory / certificate):
         yield (place, "tls", "key"), "is not the private key of the certificate, or needs a password"
-
-
-def _loads(step: Any) -> bool:
-    try:
-        step(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _value(data: Any, path: positions.Path) -> Any:

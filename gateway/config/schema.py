@@ -6,6 +6,7 @@ quotes and anything that would be accepted and then ignored. What several keys m
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
@@ -91,10 +92,20 @@ class UpstreamTimeouts(Model):
     response: Seconds = Field(default=10, description="For the whole answer, from sending the request. Seconds.")
 
 
+# A field that says more is mandatory with these (RFC 9110, 15.5 and 15.6), and there is nothing more to say.
+_EXPLAINED: Final = frozenset({401, 405, 407, 426})
+
+
+def _answerable(status: int) -> int:
+    if status not in {known.value for known in HTTPStatus} - _EXPLAINED:
+        raise ValueError("is not a status that stands for itself")
+    return status
+
+
 class ResultMapping(Model):
     """What a `resultCode` becomes."""
 
-    status: int = Field(default=502, ge=400, le=599, description="HTTP status.")
+    status: Annotated[int, AfterValidator(_answerable)] = Field(default=502, ge=400, le=599, description="HTTP status.")
     code: Code = Field(description="Problem code.")
 
     @field_validator("code", mode="after")

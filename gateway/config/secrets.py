@@ -7,12 +7,12 @@ repeats a value in a message.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gateway.config.files import open_to_read
 from gateway.model import Secret
 
 MOST_BYTES: Final = 16 * 1024
@@ -48,11 +48,7 @@ def fetch(origin: str, location: str, environ: Mapping[str, str]) -> Secret:
         raw = text.encode("utf-8", "surrogateescape")
     else:
         try:
-            path = Path(location)
-            # A pipe would be waited for without end, with every later reload waiting behind it.
-            if stat.S_ISFIFO(path.stat().st_mode):
-                raise SecretFault("must be a file, not a pipe")
-            with path.open("rb") as file:
+            with open_to_read(Path(location)) as file:
                 raw = file.read(MOST_BYTES + 1)
         except OSError as exc:
             raise SecretFault(f"the file can't be read: {exc.strerror or type(exc).__name__}") from None

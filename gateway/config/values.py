@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import stat
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gateway.config.files import open_to_read
 from gateway.config.secrets import SecretFault, SecretReference, fetch
 from gateway.model import Medium, Operation
 
@@ -135,11 +135,7 @@ def _file(value: Any, info: ValidationInfo) -> Path:
     if info.context is not None:
         info.context["files"].add(path)
         try:
-            # A pipe would be waited for without end, with every later reload waiting behind it.
-            if stat.S_ISFIFO(path.stat().st_mode):
-                raise ValueError("must be a file, not a pipe")
-            with path.open("rb"):
-                pass
+            open_to_read(path).close()
         except OSError as exc:
             raise ValueError(f"the file can't be read: {exc.strerror or type(exc).__name__}") from None
     return path

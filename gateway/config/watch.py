@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-_Signature = tuple[int, int, int, int] | None
+_Signature = tuple[int, int, int, int, int] | None
 
 
 class Watcher:
@@ -41,4 +41,5 @@ def _signature(path: Path) -> _Signature:
         found = os.stat(path)  # noqa: PTH116 - follows links, like opening it would
     except (OSError, ValueError):  # the latter for what can't be the name of a file
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # The last is also when its owner or its mode changed, so that it may be read where it could not be.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -36,12 +36,17 @@ class Answer:
         self.keep_alive = keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Write it. Raises `ConnectionResetError` if the caller has gone."""
+        """Write it, and take care that one caller doesn't crowd out the others.
+
+        Raises `ConnectionResetError` if the caller has gone.
+        """
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         connection = cast("CallerConnection", request.protocol)
         connection.put(self._data, at_once=not self.keep_alive)
+        if connection.pressed:
+            await connection.ease()
 
     async def write_eof(self) -> None:
         """Nothing is left to write."""

@@ -59,9 +59,9 @@ async def place(
     account = accounts.choose(principal, wanted.account)
     record.account = account.account
     token = account.token
-    verdict = await nslb.create(wanted.medium, account.cookie, token.value, record)
+    verdict = await nslb.create(wanted.medium, account.cookie, account.secrets, record)
     if verdict.session:
-        account.keep_session(verdict.session)
+        account.keep_session(verdict.session, token.generation)
     if verdict.unauthorised and (newer := account.renew(token.generation)) is not None:
         verdict = await _once_more(wanted.medium, account, newer, verdict, nslb, record)
     record.result_code = verdict.result_code
@@ -91,10 +91,10 @@ async def _once_more(  # noqa: PLR0913, PLR0917 - what the first sending had, an
 ) -> Verdict:
     """What NSLB answers with a newer token, after its refusal of the old one."""
     try:
-        verdict = await nslb.create(medium, account.cookie, newer.value, record)
+        verdict = await nslb.create(medium, account.cookie, account.secrets, record)
     except NotSent:
         # That nothing reached NSLB would be untrue: it has had the call, and refused it.
         return refusal
     if verdict.session:
-        account.keep_session(verdict.session)
+        account.keep_session(verdict.session, newer.generation)
     return verdict

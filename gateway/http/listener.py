@@ -1,7 +1,7 @@
 """The connections of callers: `aiohttp`'s low-level server, with our answers and our limits in time.
 
-Owns what `aiohttp` would otherwise answer, log or wait for by itself. Refuses slow callers: a head or a silence
-that lasts too long closes the connection, so that nobody holds one for nothing.
+Owns what `aiohttp` would otherwise answer, log or wait for by itself. Refuses slow callers: a head, an answer that
+is not fetched, or a silence that lasts too long closes the connection, so that nobody holds one for nothing.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ class CallersServer(web.Server):
         return CallerConnection(self, loop=self._event_loop)
 
     def sweep(self) -> None:
-        """Close the connections whose head takes too long. To be called about once a second."""
-        oldest = self._event_loop.time() - self.limits.head
+        """Close the connections whose head takes too long, or the fetching of their answers.
+
+        To be called about once a second.
+        """
+        now = self._event_loop.time()
         for connection in self.connections:
             if isinstance(connection, CallerConnection):
-                connection.close_if_slow(oldest)
+                connection.close_if_slow(now, self.limits.head)
 
     def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         refusal = None
@@ -94,7 +97,7 @@ class _InPlace:
 class CallerConnection(web.RequestHandler):
     """One connection of a caller. `taken` counts the bytes since it was last idle."""
 
-    __slots__ = ("_api", "_head_began", "_unwritten", "taken")
+    __slots__ = ("_api", "_head_began", "_unfetched_since", "_unwritten", "_wire", "taken")
 
     def __init__(self, server: CallersServer, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -112,6 +115,8 @@ class CallerConnection(web.RequestHandler):
         if sys.version_info < (3, 12):
             self._loop = cast("asyncio.AbstractEventLoop", _InPlace(loop))
         self._head_began: float | None = None
+        self._unfetched_since: float | None = None
+        self._wire: asyncio.Transport | None = None
         self._unwritten: list[bytes] = []
         self.taken = 0
 
@@ -126,6 +131,21 @@ class CallerConnection(web.RequestHandler):
             self._write()
         elif len(self._unwritten) == 1:
             self._loop.call_soon(self._write)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether to `ease` before the next request: others are waiting on this connection, or answers are."""
+        return bool(self._messages) or self._paused
+
+    async def ease(self) -> None:
+        """Let other connections have their turn, and wait until the caller has fetched enough of its answers.
+
+        Whoever sends many requests without reading an answer would otherwise hold the event loop, and the memory.
+        """
+        self._write()
+        await asyncio.sleep(0)
+        if self._paused:
+            await self._drain_helper()
 
     def _write(self) -> None:
         if self._unwritten and self.transport is not None:
@@ -145,10 +165,36 @@ class CallerConnection(web.RequestHandler):
         elif waiting and self._head_began is None:
             self._head_began = self._loop.time()
 
-    def close_if_slow(self, oldest: float) -> None:
-        """Close the connection if the head that is arriving began before `oldest` (seconds, monotonic)."""
-        if self._head_began is not None and self._head_began <= oldest:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; `aiohttp` lets go of a transport that is closing, and who reads nothing could hold it for ever."""
+        super().connection_made(transport)
+        self._wire = cast("asyncio.Transport", transport)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never asks for what asyncio offers here
+        """The caller sends no more. Whoever has sent a whole request may still be waiting for its answer."""
+        request = self._current_request
+        waiting = request is not None and request.content.is_eof()
+        waiting = waiting or bool(self._messages and self._messages[-1][1].is_eof())
+        if not waiting or self._wire is None or self._wire.get_extra_info("ssl_object") is not None:
+            return False  # TLS has no half of a connection
+        self._close = True
+        return True
+
+    def close_if_slow(self, now: float, seconds: float) -> None:
+        """Close the connection if a head has been arriving, or answers have been waiting, for that many seconds.
+
+        `now` is in seconds of the event loop's clock.
+        """
+        if self._head_began is not None and now - self._head_began >= seconds:
             self.force_close()
+        wire = self._wire
+        if wire is None or not wire.get_write_buffer_size():
+            self._unfetched_since = None
+        elif self._unfetched_since is None:
+            self._unfetched_since = now
+        elif now - self._unfetched_since >= seconds:
+            self._force_close = True
+            wire.abort()
 
     def handle_error(
         self,
@@ -161,7 +207,7 @@ class CallerConnection(web.RequestHandler):
         if request.writer.output_size > 0 or self.transport is None:
             raise ConnectionResetError
         if status >= 500:  # noqa: PLR2004 - a fault of ours that the API did not catch
-            problem = Problem(problems.INTERNAL, "The gateway failed.", closing=True)
+            problem = Problem(problems.INTERNAL_AFTER_SENDING, "The gateway failed.", closing=True)
         elif isinstance(exc, LineTooLong) and exc.args[1] == MOST_TARGET_BYTES:
             detail = f"The request target may have {MOST_TARGET_BYTES} bytes at most."
             problem = Problem(problems.URI_TOO_LONG, detail, closing=True)

@@ -48,7 +48,10 @@ class _Operators:
 
     async def metrics(self, request: web.Request) -> web.Response:
         self._status()  # the gauges of connections and certificates are set from the same look at them
-        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # for a version that is none, it compares text with a number
+            encoder, content_type = choose_encoder("")
         return web.Response(body=encoder(self._metrics.registry), headers={"Content-Type": content_type})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gateway.telemetry.logs import LineWriter, Log
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.output import Output
 from gateway.telemetry.record import Attempt, Record, Telemetry
 
-__all__ = ["Attempt", "LineWriter", "Log", "Metrics", "Record", "Telemetry"]
+__all__ = ["Attempt", "LineWriter", "Log", "Metrics", "Output", "Record", "Telemetry"]

@@ -25,7 +25,7 @@ FIELDS: Final = frozenset({
     "request_id", "trace_id", "span_id", "service", "account", "operation", "media", "outcome", "code",
     "result_code", "http.request.method", "http.route", "http.response.status_code", "client.address",
     "server.address", "server.port", "attempts", "duration", "upstream.duration",
-    "version", "faults", "listen", "admin", "reason", "logger", "message",
+    "version", "lines", "faults", "listen", "admin", "reason", "logger", "message",
     "exception.type", "exception.stacktrace",
 })  # fmt: skip
 
@@ -45,7 +45,8 @@ class BinarySink(Protocol):
 class LineWriter:
     """Collects the lines of one turn of the event loop and writes them at once; without a loop, directly.
 
-    A batch never outlives the turn in which it began, so a crash loses no line of an earlier turn.
+    A batch never outlives the turn in which it began, so a crash loses no line of an earlier turn that its reader
+    was ready to take.
     """
 
     def __init__(self, sink: BinarySink) -> None:

@@ -98,6 +98,7 @@ class Metrics:
         self._certificate_expiry = gauge(
             "certificate_expiry_timestamp_seconds", "When the certificate of that role expires.", "role"
         )
+        self._lines_lost = counter("log_lines_lost", "Lines of the log that nobody took in time.")
         self._reloads = counter("config_reloads", "Reloads of the configuration.", "result")
         self.config_success = gauge(
             "config_last_success_timestamp_seconds", "When the configuration in force was loaded."
@@ -162,6 +163,10 @@ class Metrics:
         """Note by how much the event loop missed a second; the gauge shows the worst of the last fifteen."""
         self._lateness.append(max(0.0, seconds))
         self._event_loop_lag.set(max(self._lateness))
+
+    def lines_lost(self, lines: int) -> None:
+        """Count lines of the log that could not be written."""
+        self._lines_lost.inc(lines)
 
     def reloaded(self, result: str) -> None:
         """Count a reload: `success` or `failure`."""

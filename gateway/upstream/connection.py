@@ -28,6 +28,7 @@ import httptools
 from gateway import problems
 from gateway.problems import ProblemType
 from gateway.upstream.failures import NotSent, SentUnanswered, nothing_sent
+from gateway.upstream.tls import refuses_our_certificate
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
 # The fields of an answer that anybody reads; the others are dropped as they arrive.
@@ -36,17 +37,6 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _TRUSTED_SECONDS: Final = 1.0
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
-
-# TLS 1.3 lets a client send before the server has looked at its certificate. These alerts are the server's "no"
-# to that certificate (RFC 8446, 6.2): it took nothing of what was sent behind the handshake.
-_REFUSED_CLIENT_CERTIFICATE: Final = frozenset({
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-    "TLSV1_ALERT_UNKNOWN_CA",
-    "SSLV3_ALERT_BAD_CERTIFICATE",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -72,11 +62,14 @@ class Phase(Enum):
 class Connection(asyncio.Protocol):
     """One connection; made by `asyncio`, ready when `connection_made` was called.
 
-    `closed` is called once, when the connection is of no more use.
+    `unsolicited` says that it was closed for an answer, or a piece of one, that nobody had asked for.
+    `closed` is called once, when the connection is of no more use. `certified` says whether a certificate of ours
+    is shown to a server that asks for one.
     """
 
     __slots__ = (
         "_body",
+        "_certified",
         "_closed",
         "_complete",
         "_deadline",
@@ -90,6 +83,7 @@ class Connection(asyncio.Protocol):
         "_size",
         "_status",
         "_timer",
+        "_tls_version",
         "_transport",
         "_waiter",
         "answered",
@@ -97,11 +91,16 @@ class Connection(asyncio.Protocol):
         "peer_certificate",
         "peer_not_after",
         "phase",
+        "unsolicited",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, closed: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, closed: Callable[[Connection], None], *, certified: bool = False
+    ) -> None:
         self._loop = loop
         self._closed = closed
+        self._certified = certified
+        self._tls_version: str | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._poll: select.poll | None = None
@@ -121,6 +120,7 @@ class Connection(asyncio.Protocol):
         self.peer_certificate = b""
         self.peer_not_after: float | None = None
         self.phase = Phase.CONNECTING
+        self.unsolicited = False
 
     # --- what the pool asks of it
 
@@ -179,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
+            self._tls_version = tls.version()
             self.peer_certificate = tls.getpeercert(binary_form=True)
             self.peer_not_after = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"])
         self._poll = select.poll()
@@ -189,6 +190,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read a piece of an answer."""
         if self.phase is not Phase.SENT and self.phase is not Phase.ANSWERING:
+            self.unsolicited = True
             self.close()
             return
         self.phase = Phase.ANSWERING
@@ -206,6 +208,7 @@ class Connection(asyncio.Protocol):
             if not self._complete:
                 self._invalid("The contact centre's answer is not HTTP.")
                 return
+            self.unsolicited = True
             self._deliver(keep=False)
             return
         if self._complete:
@@ -226,7 +229,7 @@ class Connection(asyncio.Protocol):
         """The connection has gone."""
         if (
             isinstance(exc, ssl.SSLError)
-            and exc.reason in _REFUSED_CLIENT_CERTIFICATE
+            and refuses_our_certificate(exc.reason, self._tls_version, certified=self._certified)
             and self.phase is Phase.SENT
             and not self.answered
             and self._waiter is not None

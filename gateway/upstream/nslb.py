@@ -6,8 +6,9 @@ NSLB's answers. Refuses to pass on anything that is not documented: what it can'
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -25,7 +26,8 @@ from gateway.upstream.pool import Endpoint, Pool
 _BASE: Final = b"/service-cloud/rest/webadapter/v1/webadapterfacade/"
 _SUCCESS: Final = "0"
 _MASK: Final = "***"
-_LEAST_TOKEN_CHARACTERS: Final = 24
+_LEAST_SECRET_BYTES: Final = 6
+_MOST_ESCAPED: Final = 3  # a percent-encoded byte is three
 _MOST_CODE_CHARACTERS: Final = 32
 _MOST_DESCRIPTION_CHARACTERS: Final = 256
 
@@ -35,6 +37,9 @@ _SESSION_COOKIE: Final = re.compile(
 )
 # Seven digits and more, however they are grouped, may be somebody's number.
 _NUMBER: Final = re.compile(r"\+?\d(?:[\s()./-]*\d){6,}")
+# A token or a session of whomever, whole or in part, in whichever case: too long for a word, and with figures in it.
+_CODED: Final = re.compile(r"(?=[A-Za-z_~-]*[0-9%=+/])[A-Za-z0-9%=+/_~-]{24,}")
+_RESULT_CODE: Final = b'"resultCode"'
 
 
 @dataclass(slots=True)
@@ -76,21 +81,22 @@ class Nslb:
         self._heads = {endpoint.name: _create_head(endpoint) for endpoint in pool.endpoints}
         self._bodies = {medium: _create_tail(medium) for medium in Medium}
 
-    async def create(self, medium: Medium, cookie: bytes, token: Secret, record: Record) -> Verdict:
+    async def create(self, medium: Medium, cookie: bytes, secrets: Sequence[Secret], record: Record) -> Verdict:
         """Create a call (`POST createClickToCall`) with the account's `Cookie` value.
 
-        Of the caller's request goes on what the record has of it: its id, its trace, and its own address, if it
-        has one. Notes each attempt in the record. Raises `NotSent` and `SentUnanswered`, like `Pool.exchange`.
+        `secrets` are what is in it, the token first. Of the caller's request goes on what the record has of it: its
+        id, its trace, and its own address, if it has one. Notes each attempt in the record. Raises `NotSent` and
+        `SentUnanswered`, like `Pool.exchange`.
         """
         told = f"\r\nX-Request-ID: {record.request_id}\r\ntraceparent: {record.trace.traceparent()}"
         if record.client_address is not None:
             told += f"\r\nX-Forwarded-For: {record.client_address}"
         rest = cookie + told.encode("ascii")
         if self._token_header:
-            rest += b"\r\nccmessaging-token: " + token.reveal()
+            rest += b"\r\nccmessaging-token: " + secrets[0].reveal()
         rest += self._bodies[medium]
         endpoint, reply, duration = await self.pool.exchange(self._heads, rest, self._timeout, record)
-        verdict = self.read(Operation.CREATE, reply, token)
+        verdict = self.read(Operation.CREATE, reply, secrets)
         record.tried(
             Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration),
             endpoint.host,
@@ -98,14 +104,14 @@ class Nslb:
         )
         return verdict
 
-    def read(self, operation: Operation, reply: Reply, token: Secret) -> Verdict:
-        """What an answer means; never raises. The token is what must not come back in a description."""
+    def read(self, operation: Operation, reply: Reply, secrets: Sequence[Secret]) -> Verdict:
+        """What an answer means; never raises. The secrets are what must not come back in a description."""
         session = _session(reply)
         document = _document(reply)
         code = document.get("resultCode") if document is not None else None
         if not isinstance(code, str) or not code:
             return _without_result(reply.status, session)
-        shown, description = _safe(code, document or {}, token)
+        shown, description = _safe(code, document or {}, secrets)
         if 200 <= reply.status < 300 and code == _SUCCESS:  # noqa: PLR2004 - HTTP's classes of status
             return Verdict(Outcome.ACCEPTED, None, "", shown, description, session=session)
         if reply.status in {401, 403}:
@@ -115,7 +121,8 @@ class Nslb:
                 "The contact centre refused the account's token.",
                 shown,
                 description,
-                unauthorised=reply.status == 401,  # noqa: PLR2004
+                # With success in its body it contradicts itself: not to be trusted with a second call.
+                unauthorised=reply.status == 401 and code != _SUCCESS,  # noqa: PLR2004
                 session=session,
             )
         if code == _SUCCESS and not 400 <= reply.status < 500:  # noqa: PLR2004
@@ -180,7 +187,10 @@ def _create_tail(medium: Medium) -> bytes:
 
 
 def _document(reply: Reply) -> dict[str, Any] | None:
-    """The JSON object of an answer, if it is one, plain, and said to be one (or said to be nothing)."""
+    """The JSON object of an answer, if it is one, plain, and said to be one (or said to be nothing).
+
+    One that says twice what came of the request says nothing.
+    """
     for name, value in reply.fields:
         if name == b"content-encoding" and value.lower() != b"identity":
             return None
@@ -192,31 +202,50 @@ def _document(reply: Reply) -> dict[str, Any] | None:
         document = orjson.loads(reply.body)
     except orjson.JSONDecodeError:
         return None
-    return document if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    if (reply.body.count(_RESULT_CODE) > 1 or b"\\u" in reply.body) and _says_it_twice(reply.body):
+        return None
+    return document
 
 
-def _safe(code: str, document: dict[str, Any], token: Secret) -> tuple[str, str | None]:
-    """NSLB's code and description without the account's token and without anything like a telephone number."""
+def _says_it_twice(body: bytes) -> bool:
+    """Whether the result code is there more than once; the last would win unseen."""
+    outermost: list[tuple[str, Any]] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = pairs
+
+    try:
+        json.loads(body, object_pairs_hook=members)
+    except (ValueError, RecursionError):
+        return True
+    return sum(name == "resultCode" for name, _ in outermost) > 1
+
+
+def _safe(code: str, document: dict[str, Any], secrets: Sequence[Secret]) -> tuple[str, str | None]:
+    """NSLB's code and description without a token, a session or anything like a telephone number."""
     description = document.get("resultDesc")
     return (
-        _shown(code, token, _MOST_CODE_CHARACTERS),
-        _shown(description, token, _MOST_DESCRIPTION_CHARACTERS) if isinstance(description, str) else None,
+        _shown(code, secrets)[:_MOST_CODE_CHARACTERS],
+        _shown(description, secrets)[:_MOST_DESCRIPTION_CHARACTERS] if isinstance(description, str) else None,
     )
 
 
-def _shown(text: str, token: Secret, most: int) -> str:
-    if len(text) < _LEAST_TOKEN_CHARACTERS:
-        return _without_numbers(text)[:most]
-    value = token.reveal().decode("latin-1")
-    for form in (value, unquote(value)):
-        text = text.replace(form, _MASK)
-    return _NUMBER.sub(_MASK, text)[:most]
+def _shown(text: str, secrets: Sequence[Secret]) -> str:
+    for secret in secrets:
+        raw = secret.reveal()
+        if _LEAST_SECRET_BYTES <= len(raw) <= _MOST_ESCAPED * len(text):
+            value = raw.decode("latin-1")
+            for form in (value, unquote(value)):
+                text = text.replace(form, _MASK)
+    return _masked(text)
 
 
 @lru_cache(maxsize=256)
-def _without_numbers(text: str) -> str:
-    """For texts too short to hold a token. NSLB has a handful of them, and says them over and over."""
-    return _NUMBER.sub(_MASK, text)
+def _masked(text: str) -> str:
+    """What may be anybody's secret or number, masked. NSLB has a handful of texts, and says them over and over."""
+    return _NUMBER.sub(_MASK, _CODED.sub(_MASK, text))
 
 
 def _session(reply: Reply) -> Mapping[bytes, bytes] | None:

@@ -19,11 +19,12 @@ from gateway import problems
 from gateway.model import Outcome
 from gateway.telemetry import Attempt, Record
 from gateway.upstream.connection import Connection, Phase, Reply
-from gateway.upstream.failures import NotSent
+from gateway.upstream.failures import NotSent, nothing_sent
 from gateway.upstream.tls import PeerPolicy
 
 _FIRST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 30.0
+_SUSPECT_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Endpoint:
     retry_at: float = 0.0
     backoff: float = _FIRST_BACKOFF
     peer_not_after: float | None = None
+    suspect_until: float = 0.0
 
     @property
     def used(self) -> int:
@@ -194,7 +196,7 @@ class Pool:
         """
         if endpoint.used >= self._settings.connections:
             raise NotSent(problems.OVERLOADED, "All connections to the contact centre are in use.")
-        connection = Connection(self._loop, self._closed)
+        connection = Connection(self._loop, self._closed, certified=self._policy.certified)
         endpoint.connecting += 1
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
@@ -206,6 +208,8 @@ class Pool:
                     server_hostname=self._policy.server_name or endpoint.host,
                 )
             self._policy.check_pins(connection.peer_certificate)
+            if connection.phase is not Phase.READY:
+                raise nothing_sent()
         except BaseException as exc:
             connection.close()
             if isinstance(exc, Exception):
@@ -223,7 +227,7 @@ class Pool:
 
     def _give_back(self, endpoint: Endpoint, connection: Connection) -> None:
         """Return a connection whose answer has been read."""
-        if self._closing:
+        if self._closing or self._loop.time() < endpoint.suspect_until:
             connection.retire()
         elif connection.phase is Phase.READY:
             connection.idle_since = self._loop.time()
@@ -239,6 +243,8 @@ class Pool:
             async with asyncio.timeout_at(until):
                 await waiter
         except TimeoutError:
+            if waiter.done() and not waiter.cancelled():
+                self._wake()  # it came with the end of the wait: somebody else may have it
             raise NotSent(problems.OVERLOADED, "All connections to the contact centre are in use.") from None
         finally:
             if waiter in self._waiting:
@@ -252,9 +258,21 @@ class Pool:
         for endpoint in self.endpoints:
             if connection in endpoint.open:
                 endpoint.open.discard(connection)
+                if connection.unsolicited:
+                    self._suspect(endpoint)
                 if connection in endpoint.idle:
                     endpoint.idle.remove(connection)
                 self._wake()
+
+    def _suspect(self, endpoint: Endpoint) -> None:
+        """Use each connection to an endpoint for one request only, for a while.
+
+        It answers what nobody asked. HTTP/1.1 can't tell such an answer, coming a moment later on a connection that
+        is in use again, from the one to the next request.
+        """
+        endpoint.suspect_until = self._loop.time() + _SUSPECT_SECONDS
+        for connection in endpoint.idle[:]:
+            connection.retire()
 
     def _wake(self) -> None:
         while self._waiting:

@@ -11,9 +11,23 @@ import hmac
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from gateway import problems
 from gateway.upstream.failures import NotSent
+
+# TLS 1.3 lets a client send before the server has looked at its certificate, or at the want of one. These alerts
+# are then the server's "no" to its handshake (RFC 8446, 6.2), and it took nothing of what was sent behind that. In
+# TLS 1.2, or about a certificate that was never shown, they say nothing of the kind.
+_TLS_OF_SUCH_ALERTS: Final = "TLSv1.3"
+_NO_CERTIFICATE: Final = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+_BAD_CERTIFICATE: Final = frozenset({
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +35,14 @@ class PeerPolicy:
     """How to verify a peer.
 
     `server_name` is sent as SNI and verified instead of the endpoint's host, if given; `pins` are SHA-256
-    digests of DER certificates (32 bytes each), of which the peer must show one, if there are any.
+    digests of DER certificates (32 bytes each), of which the peer must show one, if there are any. `certified`
+    says that the context has a certificate of ours.
     """
 
     context: ssl.SSLContext
     server_name: str | None = None
     pins: frozenset[bytes] = frozenset()
+    certified: bool = False
 
     def check_pins(self, certificate: bytes) -> None:
         """Raise `NotSent` unless the peer's certificate (DER) is one of the pinned ones, or none is pinned."""
@@ -63,9 +79,11 @@ def client_context(
     return context
 
 
-def pem_expiry(certificate: Path) -> float:
-    """When the certificate in a PEM file expires, in epoch seconds; of a chain, the first one's."""
-    # Imported when a certificate of our own is there to be read: it would be a tenth of an idle gateway's memory.
-    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
+def refuses_our_certificate(alert: str, version: str | None, *, certified: bool) -> bool:
+    """Whether a TLS alert, by OpenSSL's name, says that the peer took nothing for want of a good certificate.
 
-    return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+    `version` is that of the connection, `certified` whether a certificate was shown to a peer that asked for one.
+    """
+    if version != _TLS_OF_SUCH_ALERTS:
+        return False
+    return alert in _BAD_CERTIFICATE if certified else alert == _NO_CERTIFICATE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 
 from gateway.simulator import Fault
 from tests.harness import Farm, until
@@ -81,3 +83,58 @@ async def test_a_dead_endpoint_is_asked_once_and_then_passed_over(farm: Farm, un
 
     attempts = [line["attempts"] for line in gateway.lines.requests()]
     assert attempts == [2, 1, 1, 1, 1]
+
+
+async def test_an_endpoint_that_answers_what_nobody_asked_gets_one_request_a_connection(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("unsolicited", operation="create", times=1))
+
+    for _ in range(4):
+        assert (await gateway.dial()).status == 201
+        await until(lambda: gateway.server.status()["endpoints"][0]["connections"]["busy"] == 0)
+
+    assert simulator.connections == 4
+    (endpoint,) = gateway.server.status()["endpoints"]
+    assert endpoint["suspect"] is True
+    assert endpoint["connections"] == {"idle": 0, "busy": 0, "connecting": 0}
+    assert len(simulator.creates()) == 4
+
+
+async def test_an_endpoint_that_closes_right_behind_the_handshake_takes_up_no_room(farm: Farm) -> None:
+    """The end of the handshake and the end of the connection come in one piece, so it is lost as soon as it is made."""
+    pair = farm.certificates.issue("closing")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(pair.certificate, pair.key)
+    served = 0
+
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65536))
+        with contextlib.suppress(ssl.SSLError):
+            tls.unwrap()
+        writer.write(outgoing.read())
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    endpoint = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, {"upstream": {"connections": 3}}, endpoints=[endpoint])
+
+    answers = [await gateway.dial() for _ in range(8)]
+    await until(lambda: gateway.server.status()["endpoints"][0]["connections"]["busy"] == 0)
+
+    assert served == 8
+    assert "overloaded" not in {answer.json["code"] for answer in answers}
+    server.close()
+    await server.wait_closed()

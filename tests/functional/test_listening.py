@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+import socket
 import ssl
 import stat
 from pathlib import Path
@@ -102,12 +103,13 @@ async def test_a_half_renewed_certificate_changes_nothing(farm: Farm) -> None:
 async def test_callers_over_a_unix_socket_that_a_former_process_left_behind(farm: Farm) -> None:
     simulator = await farm.simulator()
     path = farm.directory / "dial.sock"
-    stale = await asyncio.start_unix_server(lambda reader, writer: None, str(path))
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+        stale.listen()
     gateway = await farm.gateway(
         simulator,
         {"listen": {"address": f"unix:{path}"}, "admin": {"address": f"unix:{farm.directory}/admin.sock"}},
     )
-    stale.close()
 
     status, _ = await over(aiohttp.UnixConnector(str(path)), "http://gateway/dial")
     refused, _ = await over(aiohttp.UnixConnector(str(path)), "http://gateway/dial", key="dgw_wrong")
@@ -207,3 +209,27 @@ async def test_an_answer_on_a_connection_that_is_to_be_closed_is_written_first(f
     gateway.server._callers.pre_shutdown()
 
     assert (await calling).status == 201
+
+
+@pytest.mark.parametrize("listener", ["listen", "admin"])
+async def test_the_socket_of_another_process_is_left_to_it(farm: Farm, listener: str) -> None:
+    simulator = await farm.simulator()
+    path = farm.directory / "taken.sock"
+    first = await farm.gateway(simulator, {"listen": {"address": f"unix:{path}"}})
+
+    with pytest.raises(OSError, match="is in use"):
+        await farm.gateway(simulator, {listener: {"address": f"unix:{path}"}})
+
+    assert first.server.address == f"unix:{path}"
+    assert (await over(aiohttp.UnixConnector(str(path)), "http://gateway/dial", key="dgw_wrong"))[0] == 401
+
+
+async def test_a_file_where_the_socket_should_be_is_left_alone(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    path = farm.directory / "notes"
+    path.write_text("mine")
+
+    with pytest.raises(OSError, match="is no socket"):
+        await farm.gateway(simulator, {"listen": {"address": f"unix:{path}"}})
+
+    assert path.read_text() == "mine"

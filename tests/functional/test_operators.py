@@ -74,3 +74,13 @@ async def test_nothing_else_is_there_and_callers_routes_are_not(farm: Farm) -> N
 
     for path in ("/dial", "/", "/debug", "/metrics/"):
         assert (await gateway.operators(path)).status == 404
+
+
+async def test_a_version_that_is_none_gets_the_plain_text(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator())
+
+    answer = await gateway.operators("/metrics", headers={"Accept": "application/openmetrics-text; version=abc"})
+
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert gateway.lines.of("library.message", "internal.fault") == []

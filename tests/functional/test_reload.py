@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 
+import pytest
+
 from gateway.simulator import Certificates, Fault
 from tests.harness import KEY, Farm, digest, until
 
@@ -154,3 +156,54 @@ async def test_a_storm_of_signals_is_one_reload(farm: Farm) -> None:
     gateway.server.log.flush()
 
     assert len(gateway.lines.of("config.reloaded")) == 2
+
+
+async def test_what_was_rejected_for_a_passing_reason_is_tried_again_and_told_once(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    server = gateway.server
+    newer = simulator.issue_token("gateway-sales")
+    gateway.settings["accounts"]["sales"]["token"] = {"env": "DIAL_GATEWAY_TEST_TOKEN"}
+    gateway.write(gateway.settings)
+    await server.look()
+    for _ in range(25):
+        await server.look()
+    server.log.flush()
+    rejected = len(gateway.lines.of("config.rejected"))
+    refused = await gateway.dial()
+    monkeypatch.setenv("DIAL_GATEWAY_TEST_TOKEN", newer)
+
+    for _ in range(10):
+        await server.look()
+    server.log.flush()
+    reloaded = len(gateway.lines.of("config.reloaded"))
+    for _ in range(25):
+        await server.look()
+
+    assert rejected == 1
+    assert refused.status == 502
+    assert (await gateway.dial()).status == 201
+    assert (reloaded, len(gateway.lines.of("config.reloaded"))) == (1, 1)
+    metrics = await gateway.metrics()
+    assert metrics['gateway_config_reloads_total{result="failure"}'] == 1
+
+
+async def test_a_certificate_that_cannot_be_told_of_leaves_everything_as_it_was(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    pair = farm.certificates.issue("listener", hosts=["127.0.0.1"])
+    certificate = farm.directory / "tls.crt"
+    shutil.copy(pair.certificate, certificate)
+    tls = {"certificate": str(certificate), "key": str(pair.key)}
+    gateway = await farm.gateway(simulator, {"listen": {"tls": tls}})
+    before = gateway.server.api.runtime
+    certificate.write_text(pair.certificate.read_text().replace("CERTIFICATE", "TRUSTED CERTIFICATE"))
+    gateway.settings["services"]["billing"]["credentials"] = [{"api_key": digest(NEW_KEY)}]
+    gateway.write(gateway.settings)
+
+    assert not await gateway.server.reload()
+
+    gateway.server.log.flush()
+    assert gateway.server.api.runtime is before
+    assert gateway.lines.of("config.rejected")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.functional.test_refusals import BODY, HEAD, post
-from tests.harness import Farm
+from tests.harness import Farm, until
 
 
 async def test_a_head_that_never_ends_closes_the_connection(farm: Farm) -> None:
@@ -87,4 +87,69 @@ async def test_what_is_written_at_once_does_not_overtake_an_earlier_answer(farm:
     rest = await reader.read()
     assert rest.startswith(b"HTTP/1.1 201 ")
     assert b"\r\nConnection: close\r\n" in rest.partition(b"HTTP/1.1 400 ")[2]
+    writer.close()
+
+
+async def test_a_caller_that_reads_no_answer_is_not_answered_without_end_and_holds_nobody(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"head": 0.2}}, "log": {"level": "info"}})
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    asked = 0
+    while writer.transport.get_write_buffer_size() == 0 or asked < 20_000:
+        writer.write(request * 500)
+        asked += 500
+        assert (await gateway.dial()).status == 201
+        if asked > 200_000:
+            break
+    while gateway.lines.raw:  # until nothing more is answered
+        gateway.lines.raw = b""
+        await asyncio.sleep(0.05)
+    (held,) = [c for c in gateway.server._callers.connections if c.writing_paused]
+    gateway.server.tend()
+    await asyncio.sleep(0.25)
+    gateway.server.tend()
+    await until(lambda: held not in gateway.server._callers.connections)
+
+    assert asked <= 200_000
+    assert (await gateway.dial()).status == 201
+    assert len(held._messages) < 100
+    writer.transport.abort()
+    del reader
+
+
+async def test_a_caller_that_reads_late_gets_every_answer(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator(), {"log": {"level": "error"}})
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    asked = 20_000
+    writer.write(request * (asked - 1) + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await until(lambda: any(c.writing_paused for c in gateway.server._callers.connections))
+
+    answered = 0
+    tail = b""
+    while piece := await reader.read(1 << 20):
+        tail += piece
+        answered += tail.count(b"HTTP/1.1 404 ")
+        tail = tail[-12:]
+
+    assert answered == asked
+    writer.close()
+
+
+async def test_a_caller_that_has_said_all_and_closed_its_half_gets_its_answer(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(post())
+    writer.write_eof()
+
+    answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert answer.endswith(b"}")
+    assert len(simulator.creates()) == 1
     writer.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.simulator import Certificates
+from gateway.upstream.tls import refuses_our_certificate
 from tests.harness import Farm
 
 UNTRUSTED = (502, "upstream-untrusted", "not_sent")
@@ -189,3 +190,23 @@ async def test_session_keys_are_not_written_where_the_environment_says(
 
     assert (await gateway.dial()).status == 201
     assert not secrets.exists()
+
+
+@pytest.mark.parametrize(
+    ("alert", "version", "certified", "taken"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSv1.3", False, True),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSv1.2", False, False),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSv1.3", True, False),
+        ("TLSV1_ALERT_UNKNOWN_CA", "TLSv1.3", True, True),
+        ("TLSV1_ALERT_UNKNOWN_CA", "TLSv1.3", False, False),
+        ("TLSV1_ALERT_UNKNOWN_CA", "TLSv1.2", True, False),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "TLSv1.3", True, True),
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", None, True, False),
+        ("TLSV1_ALERT_INTERNAL_ERROR", "TLSv1.3", True, False),
+    ],
+)
+def test_only_an_alert_that_belongs_to_the_handshake_says_that_nothing_was_taken(
+    alert: str, version: str | None, certified: bool, taken: bool
+) -> None:
+    assert refuses_our_certificate(alert, version, certified=certified) == taken

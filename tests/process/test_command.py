@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -72,10 +73,7 @@ async def simulator(farm: Farm) -> Simulator:
 
 @pytest.fixture
 async def running(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Process]:
-    token = tmp_path / "token"
-    token.write_text(simulator.issue_token("gateway-sales"))
-    path = tmp_path / "gateway.yaml"
-    path.write_text(yaml.safe_dump(settings(simulator, token) | {"drain_seconds": 5}))
+    path = configured(simulator, tmp_path)
     process = Process(
         await asyncio.create_subprocess_exec(
             *COMMAND, "serve", "--config", str(path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -260,3 +258,53 @@ def test_the_demo_makes_a_call_and_ends() -> None:
     assert shown.returncode == 0
     assert "HTTP 201" in shown.stdout
     assert '"outcome": "accepted"' in shown.stdout
+
+
+def configured(simulator: Simulator, directory: Path) -> Path:
+    """A configuration file for a gateway before that simulator, on ports of its own."""
+    token = directory / "token"
+    token.write_text(simulator.issue_token("gateway-sales"))
+    path = directory / "gateway.yaml"
+    path.write_text(yaml.safe_dump(settings(simulator, token) | {"drain_seconds": 5}))
+    return path
+
+
+async def test_a_log_that_nobody_reads_holds_no_call_and_not_the_end(simulator: Simulator, tmp_path: Path) -> None:
+    path = configured(simulator, tmp_path)
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", "--config", str(path), stdout=writing)
+    os.close(writing)
+    first = json.loads(await asyncio.to_thread(os.read, reading, 65536))
+
+    async with aiohttp.ClientSession() as session:
+        for _ in range(400):  # a pipe holds a quarter of their lines
+            answer = await session.post(f"http://{first['listen']}/dial", headers={"X-API-Key": KEY}, json={})
+            assert answer.status == 400
+        alive = (await session.get(f"http://{first['admin']}/livez")).status
+    status, _ = await dial(f"http://{first['listen']}")
+    process.send_signal(signal.SIGTERM)
+
+    assert (alive, status) == (200, 201)
+    assert await process.wait() == 0
+    os.close(reading)
+
+
+async def test_without_standard_streams_calls_are_placed_all_the_same(
+    simulator: Simulator, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    path = configured(simulator, tmp_path)
+    document = yaml.safe_load(path.read_text())
+    document["listen"]["address"] = f"127.0.0.1:{unused_tcp_port}"
+    path.write_text(yaml.safe_dump(document))
+    shell = 'exec "$@" <&- >&- 2>&-'
+    process = await asyncio.create_subprocess_exec("sh", "-c", shell, "sh", *COMMAND, "serve", "--config", str(path))
+    answered: tuple[int, dict[str, Any]] | None = None
+    while answered is None:
+        assert process.returncode is None
+        with contextlib.suppress(aiohttp.ClientConnectorError):
+            answered = await dial(f"http://127.0.0.1:{unused_tcp_port}")
+        await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+
+    assert (answered[0], answered[1]["outcome"]) == (201, "accepted")
+    assert await process.wait() == 0

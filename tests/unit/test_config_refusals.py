@@ -43,11 +43,16 @@ def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
     os.mkfifo(path.parent / "pipe")
 
     assert faults(path, MINIMAL.replace("file: token", "file: pipe")) == [
-        "2:27: accounts.sales.token: must be a file, not a pipe"
+        "2:27: accounts.sales.token: the file can't be read: it is a pipe"
     ]
-    assert faults(path, upstream("tls: {ca: pipe}")) == ["1:61: upstream.tls.ca: must be a file, not a pipe"]
+    assert faults(path, upstream("tls: {ca: pipe}")) == ["1:61: upstream.tls.ca: the file can't be read: it is a pipe"]
     with pytest.raises(SecretFault, match="pipe"):
         fetch("file", str(path.parent / "pipe"), {})
+    with pytest.raises(ConfigurationError) as raised:
+        load(path.parent / "pipe", {})
+    assert [str(fault) for fault in raised.value.faults] == [
+        f"{path.parent}/pipe:1:1: the file can't be read: it is a pipe"
+    ]
 
 
 @pytest.mark.parametrize("tag", ["!!python/object:os.system", "!mine", "!!set", "!!omap"])
@@ -120,3 +125,30 @@ def test_a_certificate_without_its_key(path: Path) -> None:
 
 def test_what_could_not_be_read_is_told_once(path: Path) -> None:
     assert faults(path, MINIMAL + "log: {level: !mine loud}\n") == ["4:14: log.level: the value can't be read"]
+
+
+@pytest.mark.parametrize("status", [401, 405, 407, 426, 418 + 1, 499, 520, 599])
+def test_a_status_that_does_not_stand_for_itself(path: Path, status: int) -> None:
+    (fault,) = faults(path, upstream(f'result_codes: {{create: {{"7": {{status: {status}, code: closed}}}}}}'))
+
+    assert fault.endswith("upstream.result_codes.create.7.status: is not a status that stands for itself")
+
+
+def test_a_certificate_that_only_openssl_takes(path: Path) -> None:
+    one = Certificates(path.parent / "ca").issue("one")
+    trusted = path.parent / "trusted.pem"
+    trusted.write_text(one.certificate.read_text().replace("CERTIFICATE", "TRUSTED CERTIFICATE"))
+
+    (fault,) = faults(path, MINIMAL + f"listen: {{tls: {{certificate: {trusted}, key: {one.key}}}}}\n")
+
+    assert fault.endswith("listen.tls.certificate: the file has no PEM certificate")
+
+
+@pytest.mark.parametrize(
+    "secret", ["3f2b8c1e-9d4a-4c55-8a0e-5b1f0c2d7e99", "0123456789abcdef0123456789abcdef", "Ab3" * 9, "dgw_short"]
+)
+def test_a_secret_in_the_place_of_a_key_is_not_repeated(path: Path, secret: str) -> None:
+    (fault,) = faults(path, MINIMAL + f"{secret}: 1\n")
+
+    assert secret not in fault
+    assert fault == "4:1: …: unknown key"

@@ -74,3 +74,8 @@ def test_files_that_are_no_longer_named_are_not_watched(watcher: Watcher, path: 
     watcher.watch([tmp_path / "other"])
     path.write_text("other")
     assert not watcher.changed()
+
+
+def test_a_file_that_may_be_read_now_is_noticed(watcher: Watcher, path: Path) -> None:
+    path.chmod(0o600)
+    assert watcher.changed()

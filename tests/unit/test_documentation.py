@@ -232,7 +232,7 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
     written = {
         event
         for source in SOURCES.values()
-        for event in re.findall(r'"((?:request|gateway|config|internal|library)\.(?!yaml)[a-z_]+)"', source)
+        for event in re.findall(r'"((?:request|gateway|config|log|internal|library)\.(?!yaml)[a-z_]+)"', source)
     }
 
     rows = table("event", "level")

@@ -25,6 +25,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("cli",),
     ("demo",),
     ("server",),
+    ("listening",),
     ("app",),
     ("http",),
     ("auth", "tokens", "upstream", "idempotency", "limits"),

@@ -16,6 +16,7 @@ from gateway.problems import rejection
 from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, Reply
 
 TOKEN = "eyJ0ZW5hbnRJZCI6IjIwMjMi%2BfQ%3D%3D"
+SECRETS = (Secret(TOKEN), Secret("node1.a7"), Secret("x"))
 JSON = (b"content-type", b"application/json;charset=UTF-8")
 
 
@@ -36,7 +37,7 @@ NSLB = nslb()
 
 def read(status: int, body: object, *fields: tuple[bytes, bytes]) -> tuple[str, str | None]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    verdict = NSLB.read(Operation.CREATE, Reply(status, list(fields or (JSON,)), content), Secret(TOKEN))
+    verdict = NSLB.read(Operation.CREATE, Reply(status, list(fields or (JSON,)), content), SECRETS)
     assert (verdict.problem is None) == (verdict.outcome is Outcome.ACCEPTED)
     if verdict.problem is not None:
         assert verdict.problem.outcome is verdict.outcome
@@ -64,6 +65,10 @@ INVALID = ("unknown", "upstream-invalid-response")
         (200, b"", INVALID),
         (200, b'{"resultCode":"0"', INVALID),
         (200, b'{"resultCode":"0"}x', INVALID),
+        (200, b'{"resultCode":"13","resultCode":"0"}', INVALID),
+        (200, b'{"result\\u0043ode":"13","resultCode":"0"}', INVALID),
+        (200, {"content": {"resultCode": "5"}, "resultCode": "0"}, ("accepted", None)),
+        (200, {"resultCode": "0", "resultDesc": "\u00e4"}, ("accepted", None)),
         (204, b"", INVALID),
         (302, {"resultCode": "0"}, INVALID),
         (302, {"resultCode": "5"}, INVALID),
@@ -110,8 +115,10 @@ def test_no_answer_makes_reading_fail_or_be_accepted_by_chance(status: int, body
 @pytest.mark.parametrize("status", [401])
 def test_only_a_401_asks_for_a_newer_token(status: int) -> None:
     for number in range(100, 600):
-        verdict = NSLB.read(Operation.CREATE, Reply(number, [JSON], b"{}"), Secret(TOKEN))
+        verdict = NSLB.read(Operation.CREATE, Reply(number, [JSON], b"{}"), SECRETS)
         assert verdict.unauthorised == (number == status)
+        done = NSLB.read(Operation.CREATE, Reply(number, [JSON], b'{"resultCode":"0"}'), SECRETS)
+        assert not done.unauthorised
 
 
 @pytest.mark.parametrize(
@@ -125,18 +132,23 @@ def test_only_a_401_asks_for_a_newer_token(status: int) -> None:
         ("(0170) 5550123", "(***"),
         ("error 123456 at 12:30", "error 123456 at 12:30"),
         ("x" * 1000, "x" * 256),
+        (f"token {TOKEN[:30]}... is bad", "token ***... is bad"),
+        (f"token {TOKEN.lower()} is bad", "token *** is bad"),
+        ("session node1.a7 is x", "session *** is x"),
+        ("session 7A1F0C55D2E94B3C8890AB12CD34EF56 was not found", "session *** was not found"),
+        ("internationalisationalismus is a word", "internationalisationalismus is a word"),
     ],
 )
 def test_words_are_shown_without_the_token_and_without_numbers(said: str, shown: str) -> None:
     body = json.dumps({"resultCode": "7", "resultDesc": said}).encode()
-    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], body), Secret(TOKEN))
+    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], body), SECRETS)
 
     assert (verdict.result_code, verdict.description) == ("7", shown)
 
 
 @pytest.mark.parametrize(("code", "shown"), [("+4917055501234", "***"), (TOKEN, "***"), ("A" * 100, "A" * 32)])
 def test_codes_are_shown_with_the_same_care(code: str, shown: str) -> None:
-    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], json.dumps({"resultCode": code}).encode()), Secret(TOKEN))
+    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], json.dumps({"resultCode": code}).encode()), SECRETS)
 
     assert verdict.result_code == shown
 
@@ -169,4 +181,4 @@ def test_codes_are_shown_with_the_same_care(code: str, shown: str) -> None:
 def test_session_cookies_are_kept_if_they_cannot_break_a_field(field: bytes, kept: dict[bytes, bytes] | None) -> None:
     reply = Reply(200, [JSON, (b"set-cookie", field)], b'{"resultCode":"0"}')
 
-    assert NSLB.read(Operation.CREATE, reply, Secret(TOKEN)).session == kept
+    assert NSLB.read(Operation.CREATE, reply, SECRETS).session == kept

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from urllib.parse import quote
+
 import pytest
 
 from gateway.model import Secret
@@ -34,9 +38,9 @@ def token(kept: Kept) -> StaticToken:
 
 def test_the_cookie_is_the_token_byte_for_byte_and_then_the_session(token: StaticToken) -> None:
     assert token.cookie == b"ccmessaging-token=one%2F%3D=="
-    token.keep_session({b"JSESSIONID": b"a", b"JSESSIONID2": b"b"})
+    token.keep_session({b"JSESSIONID": b"a", b"JSESSIONID2": b"b"}, 1)
     assert token.cookie == b"ccmessaging-token=one%2F%3D==; JSESSIONID=a; JSESSIONID2=b"
-    token.keep_session({b"JSESSIONID": b""})
+    token.keep_session({b"JSESSIONID": b""}, 1)
     assert token.cookie == b"ccmessaging-token=one%2F%3D==; JSESSIONID2=b"
 
 
@@ -45,15 +49,37 @@ def test_the_same_value_again_is_nothing_newer(token: StaticToken, kept: Kept) -
     assert (token.token.generation, kept.reads) == (1, 1)
 
 
-def test_another_value_is_the_next_generation_and_keeps_the_session(token: StaticToken, kept: Kept) -> None:
-    token.keep_session({b"JSESSIONID": b"a"})
+def test_another_value_is_the_next_generation_with_a_session_of_its_own(token: StaticToken, kept: Kept) -> None:
+    token.keep_session({b"JSESSIONID": b"a"}, 1)
     kept.value = "two"
 
     renewed = token.renew(1)
 
     assert renewed is token.token
     assert (token.token.generation, token.token.value.reveal()) == (2, b"two")
-    assert token.cookie == b"ccmessaging-token=two; JSESSIONID=a"
+    assert token.cookie == b"ccmessaging-token=two"
+    token.keep_session({b"JSESSIONID": b"late"}, 1)
+    assert token.cookie == b"ccmessaging-token=two"
+    token.keep_session({b"JSESSIONID": b"b"}, 2)
+    assert token.cookie == b"ccmessaging-token=two; JSESSIONID=b"
+
+
+def of(user: str, number: int) -> str:
+    """A token as the interface page describes it."""
+    document = {"tenantId": "7", "channelId": "2023", "userId": user, "number": number}
+    return quote(base64.b64encode(json.dumps(document).encode()))
+
+
+def test_the_next_token_of_the_same_user_goes_on_with_the_session_and_anothers_does_not(kept: Kept) -> None:
+    token = StaticToken("sales", Secret(of("anna", 1)), kept, "file", lambda: 7.0)
+    token.keep_session({b"JSESSIONID": b"a"}, 1)
+
+    assert token.replace(Secret(of("anna", 2)))
+    assert token.cookie == f"ccmessaging-token={of('anna', 2)}; JSESSIONID=a".encode()
+    assert token.secrets == (Secret(of("anna", 2)), Secret("a"))
+    assert token.replace(Secret(of("otto", 3)))
+    assert token.cookie == f"ccmessaging-token={of('otto', 3)}".encode()
+    assert len(token.secrets) == 1
 
 
 def test_who_comes_late_with_an_old_generation_gets_the_present_token_without_reading(
@@ -75,17 +101,18 @@ def test_a_place_that_cannot_be_read_has_nothing_newer(token: StaticToken, kept:
 
 
 def test_a_session_does_not_grow_without_end(token: StaticToken) -> None:
-    token.keep_session({b"JSESSIONID": b"a"})
+    token.keep_session({b"JSESSIONID": b"a"}, 1)
     before = token.cookie
-    token.keep_session({b"JSESSION%d" % number: b"x" for number in range(5)})
-    token.keep_session({b"JSESSIONID": b"x" * 5000})
+    token.keep_session({b"JSESSION%d" % number: b"x" for number in range(5)}, 1)
+    token.keep_session({b"JSESSIONID": b"x" * 5000}, 1)
 
     assert token.cookie == before
 
 
-def test_a_new_configuration_goes_on_with_the_session(token: StaticToken, kept: Kept) -> None:
-    token.keep_session({b"JSESSIONID": b"a"})
+def test_a_new_configuration_goes_on_with_the_session_of_the_same_token(token: StaticToken, kept: Kept) -> None:
+    token.keep_session({b"JSESSIONID": b"a"}, 1)
     token.follow(Secret("one%2F%3D=="), kept, "env")
     assert (token.token.generation, token.origin) == (1, "env")
+    assert token.cookie == b"ccmessaging-token=one%2F%3D==; JSESSIONID=a"
     token.follow(Secret("three"), kept, "env")
-    assert (token.token.generation, token.cookie) == (2, b"ccmessaging-token=three; JSESSIONID=a")
+    assert (token.token.generation, token.cookie) == (2, b"ccmessaging-token=three")
