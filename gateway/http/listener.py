@@ -154,7 +154,8 @@ class CallerConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and note since when a head is incomplete."""
-        waiting = self._waiter is not None and not self._waiter.done()
+        # The first bytes may come before `aiohttp` has begun to wait for them.
+        waiting = not self._request_count or (self._waiter is not None and not self._waiter.done())
         if waiting and self._head_began is None:
             self.taken = 0
         self.taken += len(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from tests.functional.test_refusals import BODY, HEAD, post
 from tests.harness import Farm, until
@@ -18,6 +19,20 @@ async def test_a_head_that_never_ends_closes_the_connection(farm: Farm) -> None:
     assert await reader.read() == b""
     assert (await gateway.dial()).status == 201
     writer.close()
+
+
+async def test_a_head_that_begins_with_the_connection_and_never_ends(farm: Farm) -> None:
+    gateway = await farm.gateway(await farm.simulator(), {"listen": {"timeouts": {"head": 0.1}}})
+    host, _, port = gateway.server.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as caller:
+        caller.sendall(b"GET / HTTP")
+        await until(lambda: gateway.server._callers.connections)
+        await asyncio.sleep(0.15)
+        gateway.server.tend()
+
+        await until(lambda: not gateway.server._callers.connections)
+        assert caller.recv(1) == b""
+    assert gateway.lines.requests() == []
 
 
 async def test_a_connection_that_says_nothing_is_closed_when_idle_too_long(farm: Farm) -> None:
