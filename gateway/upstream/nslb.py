@@ -233,6 +233,8 @@ def _safe(code: str, document: dict[str, Any], secrets: Sequence[Secret]) -> tup
 
 
 def _shown(text: str, secrets: Sequence[Secret]) -> str:
+    if len(text) * _MOST_ESCAPED < _LEAST_SECRET_BYTES:
+        return text
     for secret in secrets:
         raw = secret.reveal()
         if _LEAST_SECRET_BYTES <= len(raw) <= _MOST_ESCAPED * len(text):
