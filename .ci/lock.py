@@ -29,6 +29,7 @@ COMPILE = [
     "compile",
     PROJECT.name,
     "--group=dev",
+    "--all-extras",
     "--universal",
     "--python-version=3.11",
     "--quiet",

@@ -1,30 +1,26 @@
 """The composition root: from a configuration to the parts that serve a request, put together.
 
-Owns which part gets which setting, and what of the old configuration lives on in a new one (connections, session
-cookies, gauges). Refuses everything else: no rule of the gateway is made here.
+Owns which part gets which setting, and what of the old configuration lives on in a new one (connections, tokens,
+gauges). Refuses everything else: no rule of the gateway is made here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
-from gateway.config import Account, Configuration, Service, Upstream
+from gateway.config import Configuration, Service, Upstream
 from gateway.config.files import certificate_expiry
 from gateway.http import CallersApi, Runtime
 from gateway.http.dial import Accounts
 from gateway.model import Principal
+from gateway.roster import Roster
 from gateway.telemetry import Telemetry
-from gateway.tokens import StaticToken
-from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, client_context
-
-_TLS_VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, client_context, settings_digest
 
 
 class Gateway:
@@ -48,9 +44,14 @@ class Gateway:
         self.configuration = configuration
         self._identity = _identity(configuration.upstream)
         self._pool = _pool(configuration.upstream, loop)
-        runtime = self._runtime(configuration, self._pool, {})
+        self.roster = Roster(configuration, telemetry, wall)
+        runtime = self._runtime(configuration, self._pool)
         self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
         self._settle(configuration, _expiries(configuration))
+
+    async def prepare(self) -> None:
+        """Begin to obtain tokens, and learn of those that other replicas have."""
+        await self.roster.prepare()
 
     async def replace(self, configuration: Configuration) -> None:
         """Serve by this configuration from the next request on. Nothing has changed if it raises."""
@@ -59,10 +60,12 @@ class Gateway:
         kept = identity == self._identity
         pool = old_pool if kept else _pool(configuration.upstream, self._loop)
         expiries = _expiries(configuration)
-        runtime = self._runtime(configuration, pool, self.api.runtime.accounts.tokens)
+        replace_accounts = self.roster.replacement(configuration)
+        # Nothing fails from here on.
+        replace_accounts()
         self._identity = identity
         self._pool = pool
-        self.api.runtime = runtime
+        self.api.runtime = self._runtime(configuration, pool)
         self.api.body_timeout = configuration.listen.timeouts.body
         self.configuration = configuration
         self._loaded = self._wall()
@@ -75,8 +78,9 @@ class Gateway:
         self._pool.tend()
 
     async def close(self) -> None:
-        """Close the connections to NSLB."""
+        """Close the connections to NSLB, and end what is done for tokens."""
         await self._pool.close()
+        await self.roster.close()
 
     def status(self) -> dict[str, Any]:
         """The document of `/status`: names, numbers and times; it also sets the gauges that it knows of."""
@@ -100,15 +104,6 @@ class Gateway:
             )
         if expiries:
             metrics.certificate_expires("upstream", min(expiries))
-        accounts = [
-            {
-                "account": name,
-                "source": token.origin,
-                "generation": token.token.generation,
-                "token_age_seconds": round(self._wall() - token.since),
-            }
-            for name, token in self.api.runtime.accounts.tokens.items()
-        ]
         return {
             "version": __version__,
             "started": _rfc3339(self._started),
@@ -116,11 +111,12 @@ class Gateway:
             "draining": self.api.draining,
             "requests_under_way": self.api.under_way,
             "endpoints": endpoints,
-            "accounts": accounts,
+            "accounts": [_readable(account.status()) for account in self.roster.accounts.values()],
+            "store": self.roster.status(),
             "services": sorted(self.configuration.services),
         }
 
-    def _runtime(self, configuration: Configuration, pool: Pool, present: Mapping[str, StaticToken]) -> Runtime:
+    def _runtime(self, configuration: Configuration, pool: Pool) -> Runtime:
         keys = ApiKeys(
             ApiKey.until(credential.digest, credential.not_after, _principal(name, service))
             for name, service in configuration.services.items()
@@ -136,18 +132,7 @@ class Gateway:
                 for operation, codes in upstream.result_codes.items()
             },
         )
-        # Last, because an account that goes on is changed in place: its session must survive the reload.
-        tokens = {
-            name: self._token(name, account, present.get(name)) for name, account in configuration.accounts.items()
-        }
-        return Runtime(keys, Accounts(tokens), nslb)
-
-    def _token(self, name: str, account: Account, present: StaticToken | None) -> StaticToken:
-        reference = account.token
-        if present is None:
-            return StaticToken(name, reference.value, reference.reread, reference.origin, self._wall)
-        present.follow(reference.value, reference.reread, reference.origin)
-        return present
+        return Runtime(keys, Accounts(self.roster.accounts), nslb)
 
     def _settle(self, configuration: Configuration, expiries: Mapping[str, float]) -> None:
         metrics = self._telemetry.metrics
@@ -166,22 +151,14 @@ def _expiries(configuration: Configuration) -> dict[str, float]:
     return {role: certificate_expiry(path) for role, path in certificates.items() if path is not None}
 
 
-def _identity(upstream: Upstream) -> tuple[Upstream, tuple[bytes, ...]]:
+def _identity(upstream: Upstream) -> tuple[Upstream, bytes]:
     """What connections depend on: the settings, and what is in the files that they name."""
-    files = (upstream.tls.ca, upstream.tls.certificate, upstream.tls.key)
-    return upstream, tuple(hashlib.sha256(path.read_bytes()).digest() for path in files if path is not None)
+    return upstream, settings_digest(upstream.tls)
 
 
 def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
     tls = upstream.tls
-    context = client_context(
-        ca=tls.ca,
-        minimum_version=_TLS_VERSIONS[tls.minimum_version],
-        certificate=tls.certificate,
-        key=tls.key,
-    )
-    pins = frozenset(bytes.fromhex(pin[7:]) for pin in tls.pins)
-    policy = PeerPolicy(context, tls.server_name, pins, certified=tls.certificate is not None)
+    policy = PeerPolicy(client_context(tls), tls.server_name, certified=tls.certificate is not None)
     settings = PoolSettings(
         connect_timeout=upstream.timeouts.connect,
         connections=upstream.connections,
@@ -194,6 +171,13 @@ def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
 
 def _principal(name: str, service: Service) -> Principal:
     return Principal(name, tuple(service.accounts), frozenset(service.allow.media), frozenset(service.allow.operations))
+
+
+def _readable(status: dict[str, Any]) -> dict[str, Any]:
+    """The status of an account, its times as RFC 3339 has them."""
+    last = status["last_refresh"]
+    shown = status | {"token_expires": _rfc3339(status["token_expires"])}
+    return shown if last is None else shown | {"last_refresh": last | {"at": _rfc3339(last["at"])}}
 
 
 def _rfc3339(at: float | None) -> str | None:

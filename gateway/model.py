@@ -7,11 +7,15 @@ here reads a file, a clock or a socket, and nothing here imports another room.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
 _MASK: Final = "***"
+MOST_TOKEN_BYTES: Final = 8 * 1024
+# RFC 6265, 4.1.1, cookie-octet: what can stand in a cookie without quoting.
+_COOKIE_OCTETS: Final = re.compile(rb"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
 
 
 class Secret:
@@ -56,6 +60,11 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]  # a hash of a secret is a fingerprint of it
 
 
+def can_be_token(value: bytes) -> bool:
+    """Whether these bytes can be sent as a token: in a cookie, without a change."""
+    return len(value) <= MOST_TOKEN_BYTES and _COOKIE_OCTETS.fullmatch(value) is not None
+
+
 class Outcome(StrEnum):
     """What a caller has to know before it retries (contract, "Words")."""
 
@@ -95,11 +104,26 @@ class Principal:
 class Token:
     """A `ccmessaging-token` of one account.
 
-    The generation counts up with each new value, so that whoever saw an old one can say which it was.
+    The generation grows with each new value, so that whoever saw an old one can say which it was. `obtained` and
+    `expires` are in epoch seconds; when a token that somebody else applied for expires isn't known (`None`).
     """
 
     value: Secret
     generation: int
+    obtained: float
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What proves to NSLB for whom a request is: the value of the `Cookie` field, and what is secret in it.
+
+    The token is the first of the `secrets`; `generation` is its.
+    """
+
+    generation: int
+    cookie: bytes = field(repr=False)
+    secrets: tuple[Secret, ...]
 
 
 @dataclass(slots=True)

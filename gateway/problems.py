@@ -63,6 +63,9 @@ UPSTREAM_TIMEOUT: Final = ProblemType(
 UPSTREAM_UNREACHABLE: Final = ProblemType(
     "upstream-unreachable", 503, "The contact centre can't be reached", Outcome.NOT_SENT, retry_after=1
 )
+TOKEN_UNAVAILABLE: Final = ProblemType(
+    "token-unavailable", 503, "There is no token to send for the account", Outcome.NOT_SENT, retry_after=1
+)
 OVERLOADED: Final = ProblemType("overloaded", 503, "Too much at once", Outcome.NOT_SENT, retry_after=1)
 SHUTTING_DOWN: Final = ProblemType(
     "shutting-down", 503, "The gateway is shutting down", Outcome.NOT_SENT, retry_after=1
@@ -87,7 +90,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
 
     `detail` is a sentence for the caller; `errors` are pairs of a JSON pointer (RFC 6901) and a sentence;
     `result_code` and `result_description` are the contact centre's own, already made safe to show.
-    `allow` names the methods of the route for a 405, `closing` asks for the connection to be closed.
+    `allow` names the methods of the route for a 405, `closing` asks for the connection to be closed, `retry_after`
+    is in seconds, where more is known than the type says.
     """
 
     def __init__(  # noqa: PLR0913 - each is a member of the document that comes out
@@ -100,6 +104,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         result_description: str | None = None,
         allow: str | None = None,
         closing: bool = False,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(type_.code)
         self.type = type_
@@ -109,6 +114,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         self.result_description = result_description
         self.allow = allow
         self.closing = closing
+        self.retry_after = type_.retry_after if retry_after is None else retry_after
 
     def document(self, request_id: str) -> bytes:
         """The `application/problem+json` body (RFC 9457) of this problem for the request of that id."""
@@ -128,6 +134,6 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
             document["result_code"] = self.result_code
         if self.result_description is not None:
             document["result_description"] = self.result_description
-        if kind.retry_after is not None:
-            document["retry_after"] = kind.retry_after
+        if self.retry_after is not None:
+            document["retry_after"] = self.retry_after
         return orjson.dumps(document)

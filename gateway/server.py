@@ -30,6 +30,7 @@ from gateway.telemetry.logs import BinarySink, capture_libraries, loop_exception
 
 _TICK_SECONDS: Final = 1.0
 _RETRY_TICKS: Final = 10
+_FIRST_TOKEN_SECONDS: Final = 30.0
 _LAST_SECONDS: Final = 1.0  # for answers that are being written, requests that are cut off, and the last lines
 _STANDARD_OUTPUT: Final = 1
 # What is alive after the start stays alive: looking at it again at every collection is a fifth of the CPU.
@@ -81,11 +82,16 @@ class Server:
         self._operators = web.AppRunner(application, access_log=None, handle_signals=False)
         try:
             await self._listen_for_operators(configuration.admin.address)
+            await self._gateway.prepare()
             await self._listen_for_callers(configuration, loop)
-        except OSError:
+        except BaseException:
             await self._operators.cleanup()
+            await self._gateway.close()
             raise
         self._gateway.tend()
+        give_up = loop.time() + _FIRST_TOKEN_SECONDS
+        # A sidecar's readiness gates its whole pod, so a fabric that is down may delay it, and no more.
+        self._health.usable = lambda: self._gateway.roster.usable() or loop.time() > give_up
         self._ticker = loop.create_task(self._tick())
         self._health.started = True
         self.log.info("gateway.started", version=__version__, listen=self.address, admin=self.admin_address)
@@ -230,6 +236,9 @@ class Server:
             (("listen", "address"), old.listen.address, new.listen.address),
             (("admin", "address"), old.admin.address, new.admin.address),
             (("listen", "tls"), old.listen.tls is None, new.listen.tls is None),
+            (("store", "url"), old.store.url, new.store.url),
+            (("store", "username"), old.store.username, new.store.username),
+            (("store", "tls"), old.store.tls, new.store.tls),
         )
         reason = "can't be changed while the gateway runs; restart it"
         return [str(loaded.fault(path, reason)) for path, before, after in pairs if before != after]

@@ -20,6 +20,7 @@ import yaml
 
 from gateway.server import Server
 from gateway.simulator import Certificates, Simulator
+from gateway.simulator.simulator import APP_KEY, APP_SECRET
 
 KEY = "dgw_" + "k" * 43
 OTHER_KEY = "dgw_" + "o" * 43
@@ -172,6 +173,22 @@ class Farm:
         """A running simulator; arguments as its constructor takes them."""
         arguments.setdefault("certificates", self.certificates)
         return await self._stack.enter_async_context(Simulator(self._fresh("simulator"), **arguments))
+
+    def applied(self, simulator: Simulator, **more: Any) -> dict[str, Any]:
+        """A change: the account `sales` applies for its tokens; more settings of the account, or of `apply_token`."""
+        directory = self._fresh("app")
+        for name, secret in (("key", APP_KEY), ("secret", APP_SECRET)):
+            (directory / name).write_text(secret)
+        applying: dict[str, Any] = {
+            "url": simulator.fabric_url,
+            "app_key": {"file": str(directory / "key")},
+            "app_secret": {"file": str(directory / "secret")},
+            "user_id": "gateway-sales",
+            "channel_id": "2023",
+            "tls": {"ca": str(simulator.ca), "server_name": simulator.fabric_name},
+        }
+        account = {"lifetime_seconds": more.pop("lifetime_seconds")} if "lifetime_seconds" in more else {}
+        return {"accounts": {"sales": {"token": None, "apply_token": applying | more, **account}}}
 
     async def gateway(
         self,

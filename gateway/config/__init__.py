@@ -12,6 +12,8 @@ from gateway.config.schema import (
     Admin,
     Allow,
     ApiKeyCredential,
+    ApplyToken,
+    ClientTLS,
     Configuration,
     Listen,
     ListenTimeouts,
@@ -19,12 +21,12 @@ from gateway.config.schema import (
     ResultMapping,
     ServerTLS,
     Service,
+    Store,
     Upstream,
     UpstreamTimeouts,
-    UpstreamTLS,
 )
 from gateway.config.secrets import SecretFault, SecretReference
-from gateway.config.values import Address, Endpoint
+from gateway.config.values import Address, Endpoint, StoreAddress
 from gateway.config.watch import Watcher
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "Admin",
     "Allow",
     "ApiKeyCredential",
+    "ApplyToken",
+    "ClientTLS",
     "Configuration",
     "ConfigurationError",
     "Endpoint",
@@ -46,8 +50,9 @@ __all__ = [
     "SecretReference",
     "ServerTLS",
     "Service",
+    "Store",
+    "StoreAddress",
     "Upstream",
-    "UpstreamTLS",
     "UpstreamTimeouts",
     "Watcher",
     "json_schema",

@@ -1,6 +1,6 @@
 """From a file to a configuration, or to every fault that it has, each with its position.
 
-Owns the faults: their order, their words, and what several keys mean together. Refuses to repeat a value of the file
+Owns the faults: their order and their words. Refuses to repeat a value of the file
 in a message, since any of them may be a secret in the wrong place.
 """
 
@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.config import positions
-from gateway.config.files import has_authorities, has_certificate, is_key_of, open_to_read
+from gateway.config.files import open_to_read
 from gateway.config.positions import Document
 from gateway.config.schema import Configuration
-from gateway.config.values import parse_address
+from gateway.config.together import together, value_at
 
 _NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _KEY_LIKE: Final = re.compile(r"dgw_|(?=.*\d)(?:(?=.*[A-Z])[A-Za-z0-9_-]{24,}|[0-9A-Fa-f-]{24,})")
@@ -89,12 +89,12 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
             _explained(name, document, error)
             for error in exc.errors(include_url=False, include_input=False)
             # A list whose every item is at fault is not empty, whatever is left of it.
-            if error["type"] != "too_short" or not _value(document.data, error["loc"])
+            if error["type"] != "too_short" or not value_at(document.data, error["loc"])
             # What could not be read has been told, and stands for nothing.
             if error["loc"] not in unread
         ]
     said = {fault.path for fault in faults}
-    for where, message in _together(document.data, directory):
+    for where, message in together(document.data, directory):
         fault = _fault(name, document, where, message)
         if fault.path not in said:
             faults.append(fault)
@@ -108,84 +108,6 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the configuration."""
     schema = Configuration.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-# --- what several keys mean together, in whatever could be read
-
-
-def _together(data: Any, directory: Path) -> Iterable[tuple[positions.Path, str]]:
-    accounts = _mapping(_at(data, "accounts"))
-    seen: dict[str, str] = {}
-    for service, settings in _mapping(_at(data, "services")).items():
-        for index, account in enumerate(_list(_at(settings, "accounts"))):
-            if isinstance(account, str) and account not in accounts:
-                yield ("services", service, "accounts", index), "no account of this name is configured"
-        for index, credential in enumerate(_list(_at(settings, "credentials"))):
-            digest = _at(credential, "api_key")
-            if isinstance(digest, str):
-                if digest.lower() in seen:
-                    yield ("services", service, "credentials", index, "api_key"), "the same key stands here twice"
-                seen[digest.lower()] = service
-    upstream = _at(data, "upstream")
-    warm, connections = _at(upstream, "warm"), _at(upstream, "connections")
-    if isinstance(warm, int) and warm > (connections if isinstance(connections, int) else 100):
-        yield ("upstream", "warm"), "is more than upstream.connections"
-    yield from _listening(data)
-    tls = _at(upstream, "tls")
-    ca = _at(tls, "ca")
-    if isinstance(ca, str) and (directory / ca).is_file() and not has_authorities(directory / ca):
-        yield ("upstream", "tls", "ca"), "the file has no PEM certificate"
-    for place, settings in (("upstream", tls), ("listen", _at(_at(data, "listen"), "tls"))):
-        yield from _pair(place, settings, directory)
-
-
-def _listening(data: Any) -> Iterable[tuple[positions.Path, str]]:
-    listen = _at(data, "listen")
-    try:
-        address = parse_address(_at(listen, "address"))
-    except ValueError:
-        return
-    if not address.private and _at(listen, "tls") is None:
-        yield (
-            ("listen", "address"),
-            "is open to others than this machine, so credentials would travel in clear: configure listen.tls",
-        )
-
-
-def _pair(place: str, settings: Any, directory: Path) -> Iterable[tuple[positions.Path, str]]:
-    certificate, key = _at(settings, "certificate"), _at(settings, "key")
-    if place == "upstream" and (certificate is None) != (key is None):
-        present = "certificate" if key is None else "key"
-        yield (place, "tls", present), "certificate and key go together"
-    if not isinstance(certificate, str) or not (directory / certificate).is_file():
-        return
-    if not has_certificate(directory / certificate):
-        yield (place, "tls", "certificate"), "the file has no PEM certificate"
-    elif not isinstance(key, str) or not (directory / key).is_file():
-        return
-    elif not is_key_of(directory / key, directory / certificate):
-        yield (place, "tls", "key"), "is not the private key of the certificate, or needs a password"
-
-
-def _value(data: Any, path: positions.Path) -> Any:
-    for part in path:
-        try:
-            data = data[part]
-        except (LookupError, TypeError):
-            return None
-    return data
-
-
-def _at(data: Any, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None
-
-
-def _mapping(data: Any) -> dict[str, Any]:
-    return data if isinstance(data, dict) else {}
-
-
-def _list(data: Any) -> list[Any]:
-    return data if isinstance(data, list) else []
 
 
 # --- words and positions

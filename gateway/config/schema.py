@@ -9,15 +9,18 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from gateway.config.values import (
     Address,
     Code,
     Digest,
+    EncryptionKey,
     EndpointUrl,
+    FieldSecret,
     FilePath,
     ListenAddress,
+    Locale,
     MediumName,
     Model,
     Name,
@@ -26,8 +29,12 @@ from gateway.config.values import (
     Pin,
     ResultCode,
     Seconds,
-    SecretField,
     ServerName,
+    StoreAddress,
+    StoreUrl,
+    Text,
+    TextSecret,
+    TokenSecret,
     to_tuple,
     unique,
 )
@@ -70,18 +77,18 @@ class Admin(Model):
     )
 
 
-class UpstreamTLS(Model):
-    """How NSLB's certificate is verified. It always is."""
+class ClientTLS(Model):
+    """How the certificate of a server is verified. It always is."""
 
     ca: FilePath | None = Field(default=None, description="Authorities to trust, PEM; default: the system's.")
     server_name: ServerName | None = Field(
-        default=None, description="The name to send and to verify; default: the endpoint's host."
+        default=None, description="The name to send and to verify; default: the host of the address."
     )
     minimum_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="The least version to speak.")
     pins: Annotated[tuple[Pin, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
-        default=(), description="If any: NSLB's certificate must be one of these, by its SHA-256 fingerprint."
+        default=(), description="If any: the certificate must be one of these, by its SHA-256 fingerprint."
     )
-    certificate: FilePath | None = Field(default=None, description="A certificate to show to NSLB, PEM.")
+    certificate: FilePath | None = Field(default=None, description="A certificate to show to the server, PEM.")
     key: FilePath | None = Field(default=None, description="Private key of that certificate, PEM.")
 
 
@@ -126,7 +133,7 @@ class Upstream(Model):
     endpoints: Annotated[tuple[EndpointUrl, ...], BeforeValidator(to_tuple), AfterValidator(unique)] = Field(
         min_length=1, max_length=64, description="NSLB's addresses, tried in turn."
     )
-    tls: UpstreamTLS = Field(default_factory=UpstreamTLS)
+    tls: ClientTLS = Field(default_factory=ClientTLS)
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts)
     connections: int = Field(default=100, ge=1, le=10_000, description="At most so many connections to an endpoint.")
     warm: int = Field(default=1, ge=0, le=10_000, description="Idle connections kept ready at each endpoint.")
@@ -147,10 +154,48 @@ class Upstream(Model):
         }
 
 
-class Account(Model):
-    """One contact-centre user on one web channel."""
+class ApplyToken(Model):
+    """How to apply for tokens at the API Fabric."""
 
-    token: SecretField
+    url: EndpointUrl = Field(description="https://host:port of the API Fabric.")
+    app_key: FieldSecret
+    app_secret: TextSecret
+    user_id: Annotated[str, Field(max_length=32)] = Field(min_length=1, description="The contact-centre user.")
+    user_name: Text | None = Field(default=None, description="Its name; default: the user_id.")
+    channel_id: Text = Field(description="Configuration id of the web channel.")
+    locale: Locale = Field(default="en", description="Language of the user, as in en or en_US.")
+    timeout_seconds: Seconds = Field(default=10, description="For one refresh with all of its requests. Seconds.")
+    tls: ClientTLS = Field(default_factory=ClientTLS)
+
+
+class Account(Model):
+    """One contact-centre user on one web channel: its token, or how to apply for one."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["token"]}, {"required": ["apply_token"]}]})
+
+    token: TokenSecret | None = Field(default=None)
+    apply_token: ApplyToken | None = Field(default=None, description="How to apply for tokens.")
+    lifetime_seconds: Seconds = Field(default=3600, description="How long a token is valid once it was made. Seconds.")
+
+
+class StoreTLS(Model):
+    """How the certificate of a store is verified. It always is."""
+
+    ca: FilePath | None = Field(default=None, description="Authorities to trust, PEM; default: the system's.")
+    certificate: FilePath | None = Field(default=None, description="A certificate to show to the store, PEM.")
+    key: FilePath | None = Field(default=None, description="Private key of that certificate, PEM.")
+
+
+class Store(Model):
+    """What replicas share."""
+
+    url: StoreUrl = Field(default_factory=lambda: StoreAddress("memory"), json_schema_extra={"default": "memory:"})
+    encryption_keys: Annotated[tuple[EncryptionKey, ...], BeforeValidator(to_tuple)] = Field(
+        default=(), max_length=16, description="What is stored is encrypted with the first; all decrypt."
+    )
+    username: Text | None = Field(default=None, description="User at Redis.")
+    password: TextSecret | None = Field(default=None)
+    tls: StoreTLS = Field(default_factory=StoreTLS)
 
 
 class ApiKeyCredential(Model):
@@ -197,6 +242,7 @@ class Configuration(Model):
     upstream: Upstream
     accounts: dict[Name, Account] = Field(min_length=1)
     services: dict[Name, Service] = Field(min_length=1)
+    store: Store = Field(default_factory=Store)
     drain_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=25, description="How long requests under way may take after SIGTERM. Seconds."
     )

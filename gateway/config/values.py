@@ -7,9 +7,11 @@ repeats a value in a message.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -26,12 +28,14 @@ from pydantic import (
 )
 
 from gateway.config.files import open_to_read
-from gateway.config.secrets import SecretFault, SecretReference, fetch
+from gateway.config.secrets import Kind, SecretFault, SecretReference, fetch
 from gateway.model import Medium, Operation
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _PIN: Final = re.compile(r"sha256:((?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2})")
+_SQLITE: Final = b"SQLite format 3\0"
+_STORE_FORMS: Final = "must be memory:, sqlite:///path, redis://host:port/number or rediss://host:port/number"
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
@@ -114,6 +118,66 @@ def _endpoint(value: Any) -> Endpoint:
     return Endpoint(host=host, port=port if port is not None else 443)
 
 
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where the store is: `memory`, `sqlite` with a path, `redis` or `rediss` with host, port and database."""
+
+    kind: Literal["memory", "sqlite", "redis", "rediss"]
+    path: Path = Path()
+    host: str = ""
+    port: int = 0
+    database: int = 0
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+def _store_address(value: Any, info: ValidationInfo) -> StoreAddress:
+    if not isinstance(value, str):
+        raise ValueError(_STORE_FORMS)  # noqa: TRY004 - pydantic takes no TypeError for a fault
+    if value == "memory:":
+        return StoreAddress("memory")
+    if value.startswith("sqlite:///"):
+        return StoreAddress("sqlite", path=_database(value.removeprefix("sqlite://"), info))
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in {"redis", "rediss"}:
+        raise ValueError(_STORE_FORMS)
+    if "@" in rest:
+        raise ValueError("must not carry a user or a password: they have keys of their own beside it")
+    try:
+        parts = urlsplit(value)
+        port = parts.port if parts.port is not None else 6379
+    except ValueError:
+        raise ValueError(_STORE_FORMS) from None
+    database = parts.path.removeprefix("/") or "0"
+    well_formed = database.isascii() and database.isdigit() and len(database) <= 4  # noqa: PLR2004 - 16 is the usual
+    if not _is_host(parts.hostname or "") or not port or not well_formed or parts.query or parts.fragment:
+        raise ValueError(_STORE_FORMS)
+    kind: Literal["redis", "rediss"] = "redis" if scheme == "redis" else "rediss"
+    return StoreAddress(kind, host=parts.hostname or "", port=port, database=int(database))
+
+
+def _database(value: str, info: ValidationInfo) -> Path:
+    """The path of an SQLite database that is there, or can be made. Raises `ValueError`."""
+    path = Path(value)
+    if "\0" in value or path.name in {"", ".."}:
+        raise ValueError("must be sqlite:// and the absolute path of a file")
+    if info.context is None:
+        return path
+    try:
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ValueError("the directory is not there, or can't be written to")
+        if path.exists() and not path.is_file():
+            raise ValueError("is no file")
+        with path.open("rb") if path.exists() else open(os.devnull, "rb") as file:  # noqa: PTH123 - as it is said
+            begins = file.read(len(_SQLITE))
+    except OSError as exc:
+        raise ValueError(f"the file can't be read: {exc.strerror or type(exc).__name__}") from None
+    if begins and begins != _SQLITE:
+        raise ValueError("the file is no SQLite database")
+    return path
+
+
 def _is_host(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -141,7 +205,7 @@ def _file(value: Any, info: ValidationInfo) -> Path:
     return path
 
 
-def _secret(value: Any, info: ValidationInfo) -> SecretReference:
+def _secret(kind: Kind, value: Any, info: ValidationInfo) -> SecretReference:
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in {"file", "env"}:
         raise ValueError("must be {file: path} or {env: NAME}; a secret is never written here")
     ((origin, location),) = value.items()
@@ -153,10 +217,20 @@ def _secret(value: Any, info: ValidationInfo) -> SecretReference:
         context["files"].add(path)
         location = str(path)
     try:
-        secret = fetch(origin, location, context["environ"])
+        secret = fetch(origin, location, kind, context["environ"])
     except SecretFault as exc:
         raise ValueError(str(exc)) from None
-    return SecretReference(origin, location, secret, context["environ"])
+    return SecretReference(origin, location, kind, secret, context["environ"])
+
+
+def _secret_of(kind: Kind) -> PlainValidator:
+    return PlainValidator(partial(_secret, kind))
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("has a character that can't be printed")
+    return value
 
 
 def _result_code(value: str) -> str:
@@ -218,20 +292,27 @@ ListenAddress = Annotated[
 EndpointUrl = Annotated[
     Endpoint, PlainValidator(_endpoint), _text_schema("https://host:port of one NSLB address.", pattern="^https://")
 ]
-SecretField = Annotated[
-    SecretReference,
-    PlainValidator(_secret),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "description": "Where a secret is kept; it is never written here.",
-            "properties": {"file": {"type": "string"}, "env": {"type": "string"}},
-            "additionalProperties": False,
-            "minProperties": 1,
-            "maxProperties": 1,
-        }
-    ),
+_SECRET_SCHEMA: Final = WithJsonSchema(
+    {
+        "type": "object",
+        "description": "Where a secret is kept; it is never written here.",
+        "properties": {"file": {"type": "string"}, "env": {"type": "string"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+)
+TokenSecret = Annotated[SecretReference, _secret_of(Kind.TOKEN), _SECRET_SCHEMA]
+FieldSecret = Annotated[SecretReference, _secret_of(Kind.FIELD), _SECRET_SCHEMA]
+TextSecret = Annotated[SecretReference, _secret_of(Kind.TEXT), _SECRET_SCHEMA]
+EncryptionKey = Annotated[SecretReference, _secret_of(Kind.ENCRYPTION_KEY), _SECRET_SCHEMA]
+StoreUrl = Annotated[
+    StoreAddress,
+    PlainValidator(_store_address),
+    _text_schema("memory:, sqlite:///path, redis://host:port/number or rediss://host:port/number."),
 ]
+Locale = Annotated[str, Field(pattern=r"^[a-z]{2}(_[A-Z]{2})?$")]
+Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 Digest = Annotated[
     bytes, PlainValidator(_digest), _text_schema("SHA-256 of the whole key.", pattern="^sha256:[0-9a-fA-F]{64}$")
 ]

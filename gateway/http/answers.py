@@ -88,8 +88,8 @@ class Answers:
         """The answer that a problem is."""
         kind = problem.type
         fields = ""
-        if kind.retry_after is not None:
-            fields += f"Retry-After: {kind.retry_after}\r\n"
+        if problem.retry_after is not None:
+            fields += f"Retry-After: {problem.retry_after}\r\n"
         if kind is problems.UNAUTHENTICATED:
             fields += 'WWW-Authenticate: Bearer realm="dial-gateway"\r\n'
         if problem.allow is not None:

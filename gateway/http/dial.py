@@ -15,24 +15,25 @@ import orjson
 from gateway import problems
 from gateway.http.body import DialRequest
 from gateway.http.entropy import ENTROPY
-from gateway.model import Medium, Outcome, Principal, Token
+from gateway.model import Medium, Outcome, Principal
 from gateway.problems import Problem
 from gateway.telemetry import Record
-from gateway.tokens import StaticToken
-from gateway.upstream import NotSent, Nslb, Verdict
+from gateway.tokens import Account
+from gateway.upstream import CredentialGone, NotSent, Nslb, Verdict
 
 _ID_BYTES: Final = 16
+_MOST_WAITS: Final = 3
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class Accounts:
     """The accounts by name, and whose turn it is."""
 
-    def __init__(self, tokens: Mapping[str, StaticToken]) -> None:
-        self.tokens = tokens
+    def __init__(self, accounts: Mapping[str, Account]) -> None:
+        self.by_name = accounts
         self._turns: dict[str, int] = {}
 
-    def choose(self, principal: Principal, wanted: str | None) -> StaticToken:
+    def choose(self, principal: Principal, wanted: str | None) -> Account:
         """The account that was asked for, or the service's next one in turn.
 
         Raises `Problem`, the same for an account of others and for one that does not exist.
@@ -40,10 +41,10 @@ class Accounts:
         if wanted is None:
             turn = self._turns.get(principal.service, 0)
             self._turns[principal.service] = turn + 1
-            return self.tokens[principal.accounts[turn % len(principal.accounts)]]
+            return self.by_name[principal.accounts[turn % len(principal.accounts)]]
         if wanted not in principal.accounts:
             raise Problem(problems.FORBIDDEN, "This service may not use this account.")
-        return self.tokens[wanted]
+        return self.by_name[wanted]
 
 
 async def place(
@@ -57,13 +58,10 @@ async def place(
         raise Problem(problems.FORBIDDEN, "This service may not use this medium.")
     record.media = wanted.medium
     account = accounts.choose(principal, wanted.account)
-    record.account = account.account
-    token = account.token
-    verdict = await nslb.create(wanted.medium, account.cookie, account.secrets, record)
-    if verdict.session:
-        account.keep_session(verdict.session, token.generation)
-    if verdict.unauthorised and (newer := account.renew(token.generation)) is not None:
-        verdict = await _once_more(wanted.medium, account, newer, verdict, nslb, record)
+    record.account = account.name
+    verdict = await _send(wanted.medium, account, nslb, record)
+    if verdict.unauthorised and await account.renew(verdict.generation):
+        verdict = await _once_more(wanted.medium, account, verdict, nslb, record)
     record.result_code = verdict.result_code
     if verdict.problem is not None:
         raise Problem(
@@ -78,7 +76,7 @@ async def place(
         "id": dial_id,
         "status": "accepted",
         "media": record.media,
-        "account": account.account,
+        "account": account.name,
         "outcome": "accepted",
         "result_code": verdict.result_code,
         "result_description": verdict.description,
@@ -86,15 +84,36 @@ async def place(
     return dial_id, orjson.dumps(document)
 
 
-async def _once_more(  # noqa: PLR0913, PLR0917 - what the first sending had, and what came of it
-    medium: Medium, account: StaticToken, newer: Token, refusal: Verdict, nslb: Nslb, record: Record
-) -> Verdict:
+async def _send(medium: Medium, account: Account, nslb: Nslb, record: Record) -> Verdict:
+    """What NSLB answers with a token that holds, waiting for one if there is none."""
+    for _ in range(_MOST_WAITS):
+        if account.credential() is None:
+            await account.obtain()
+        try:
+            verdict = await nslb.create(medium, account.credential, record)
+        except CredentialGone:
+            continue  # refused or over while the request waited for a connection
+        _take_note(account, verdict)
+        return verdict
+    raise Problem(problems.TOKEN_UNAVAILABLE, "The account's tokens did not last; nothing was sent.")
+
+
+async def _once_more(medium: Medium, account: Account, refusal: Verdict, nslb: Nslb, record: Record) -> Verdict:
     """What NSLB answers with a newer token, after its refusal of the old one."""
     try:
-        verdict = await nslb.create(medium, account.cookie, account.secrets, record)
-    except NotSent:
+        verdict = await nslb.create(medium, account.credential, record)
+    except (NotSent, CredentialGone):
         # That nothing reached NSLB would be untrue: it has had the call, and refused it.
         return refusal
-    if verdict.session:
-        account.keep_session(verdict.session, newer.generation)
+    _take_note(account, verdict)
+    if verdict.unauthorised:
+        account.refuse(verdict.generation)
     return verdict
+
+
+def _take_note(account: Account, verdict: Verdict) -> None:
+    """Keep what came with an answer for the account whose token was sent."""
+    if verdict.session:
+        account.keep_session(verdict.session, verdict.generation)
+    if verdict.renewed is not None:
+        account.renewed(verdict.renewed, verdict.generation, verdict.duration)

@@ -23,6 +23,16 @@ class Health:
 
     started: bool = False
     draining: bool = False
+    usable: Callable[[], bool] = bool
+    _used: bool = False
+
+    def ready(self) -> bool:
+        """Whether it has started so far that a request could be sent; once it has, that is not asked again.
+
+        What becomes of tokens later is the upstream's health, and no reason to take a pod out of service.
+        """
+        self._used = self._used or (self.started and self.usable())
+        return self._used
 
 
 class _Operators:
@@ -40,7 +50,7 @@ class _Operators:
     async def readyz(self, _: web.Request) -> web.Response:
         if self._health.draining:
             return _word(503, "draining")
-        return _word(200, "ready") if self._health.started else _word(503, "starting")
+        return _word(200, "ready") if self._health.ready() else _word(503, "starting")
 
     async def status(self, _: web.Request) -> web.Response:
         body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -26,6 +26,7 @@ FIELDS: Final = frozenset({
     "result_code", "http.request.method", "http.route", "http.response.status_code", "client.address",
     "server.address", "server.port", "attempts", "duration", "upstream.duration",
     "version", "lines", "faults", "listen", "admin", "reason", "logger", "message",
+    "trigger", "generation", "retry_in", "kind",
     "exception.type", "exception.stacktrace",
 })  # fmt: skip
 

@@ -6,6 +6,7 @@ endpoints are names of the configuration, the rest are words of fixed sets, and 
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Final
 
@@ -92,6 +93,18 @@ class Metrics:
         self._authentication = counts("authentication", "Attempts of callers to authenticate.", "method", "result")
         self._rejected = counter("rejected", "Requests refused for want of room.", "service", "reason")
         self._connections = gauge("upstream_connections", "Connections to NSLB, idle or busy.", "endpoint", "state")
+        self._token_expiry = gauge(
+            "token_expiry_timestamp_seconds", "When the account's present token expires.", "account"
+        )
+        self._token_refreshes = counts("token_refreshes", "Tokens obtained, or not.", "account", "trigger", "result")
+        self._token_refresh_duration = distributions(
+            "token_refresh_duration_seconds", "How long it took to obtain a token, or to fail."
+        )
+        self._store_available = gauge("store_available", "Whether the store can be reached.")
+        self._store_operations = counts("store_operations", "What was asked of the store.", "operation", "result")
+        self._store_duration = distributions(
+            "store_duration_seconds", "How long the store took to answer.", "operation"
+        )
         self._event_loop_lag = gauge(
             "event_loop_lag_seconds", "The longest that the event loop was late in the last 15 seconds."
         )
@@ -158,6 +171,31 @@ class Metrics:
     def certificate_expires(self, role: str, at: float) -> None:
         """Set when the certificate of a role (`upstream`, `client`, `listener`) expires, in epoch seconds."""
         self._certificate_expiry.labels(role).set(at)
+
+    def token_expires(self, account: str, at: float) -> None:
+        """Set when the present token of an account expires, in epoch seconds."""
+        self._token_expiry.labels(account).set(at)
+
+    def forget_account(self, account: str) -> None:
+        """Drop the gauge of an account that is no more."""
+        with contextlib.suppress(KeyError):
+            self._token_expiry.remove(account)
+
+    def token_refreshed(self, account: str, trigger: str, result: str, duration: float | None = None) -> None:
+        """Count a refresh (`success` or `failure`), and how long it took if it was made here."""
+        self._token_refreshes.add(account, trigger, result)
+        if duration is not None:
+            self._token_refresh_duration.observe(duration, None)
+
+    def store_available(self, *, available: bool) -> None:
+        """Set whether the store can be reached."""
+        self._store_available.set(available)
+
+    def store_operation(self, operation: str, result: str, duration: float | None = None) -> None:
+        """Count what was asked of the store: `success`, `refused` or `unavailable`."""
+        self._store_operations.add(operation, result)
+        if duration is not None:
+            self._store_duration.observe(duration, None, operation)
 
     def loop_was_late(self, seconds: float) -> None:
         """Note by how much the event loop missed a second; the gauge shows the worst of the last fifteen."""

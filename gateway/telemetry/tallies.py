@@ -89,8 +89,8 @@ class Distributions(Collector):
         self._values: dict[Labels, tuple[list[int], list[float], list[_Last | None]]] = {}
         registry.register(self)
 
-    def observe(self, value: float, trace_id: str, *labels: str) -> None:
-        """Count one value, which the trace of that id had."""
+    def observe(self, value: float, trace_id: str | None, *labels: str) -> None:
+        """Count one value, which the trace of that id had, if it belongs to one."""
         found = self._values.get(labels)
         if found is None:
             size = len(self._shown)
@@ -99,7 +99,8 @@ class Distributions(Collector):
         bucket = bisect_left(self._bounds, value)
         counts[bucket] += 1
         total[0] += value
-        last[bucket] = (trace_id, value, self._wall())
+        if trace_id is not None:
+            last[bucket] = (trace_id, value, self._wall())
 
     def collect(self) -> Iterable[Metric]:
         """The family with all of its series."""

@@ -7,12 +7,14 @@ anything a second time that may have arrived.
 from __future__ import annotations
 
 from gateway.upstream.connection import Reply
-from gateway.upstream.failures import NotSent, SentUnanswered
-from gateway.upstream.nslb import Nslb, Verdict
+from gateway.upstream.documents import json_object
+from gateway.upstream.failures import CredentialGone, NotSent, SentUnanswered
+from gateway.upstream.nslb import Nslb, Support, Verdict
 from gateway.upstream.pool import Pool, PoolSettings
-from gateway.upstream.tls import PeerPolicy, client_context
+from gateway.upstream.tls import PeerPolicy, client_context, settings_digest
 
 __all__ = [
+    "CredentialGone",
     "NotSent",
     "Nslb",
     "PeerPolicy",
@@ -20,6 +22,9 @@ __all__ = [
     "PoolSettings",
     "Reply",
     "SentUnanswered",
+    "Support",
     "Verdict",
     "client_context",
+    "json_object",
+    "settings_digest",
 ]

@@ -32,7 +32,7 @@ from gateway.upstream.tls import refuses_our_certificate
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
 # The fields of an answer that anybody reads; the others are dropped as they arrive.
-FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"ccmessaging-token"})
+FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"ccmessaging-token", b"date"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _TRUSTED_SECONDS: Final = 1.0
 _SWITCHING_PROTOCOLS: Final = 101
@@ -88,7 +88,6 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "answered",
         "idle_since",
-        "peer_certificate",
         "peer_not_after",
         "phase",
         "unsolicited",
@@ -117,7 +116,6 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self.answered = 0
         self.idle_since = 0.0
-        self.peer_certificate = b""
         self.peer_not_after: float | None = None
         self.phase = Phase.CONNECTING
         self.unsolicited = False
@@ -175,12 +173,11 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done and the certificate verified, but for the pins."""
+        """The handshake is done and the certificate verified."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._tls_version = tls.version()
-            self.peer_certificate = tls.getpeercert(binary_form=True)
             self.peer_not_after = ssl.cert_time_to_seconds(tls.getpeercert()["notAfter"])
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)

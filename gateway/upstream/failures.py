@@ -1,4 +1,4 @@
-"""The two ways in which a request can fail on its way to NSLB: before anything of it was sent, and after.
+"""The ways in which a request can fail on its way to NSLB: before anything of it was sent, and after.
 
 Owns the distinction on which everything rests that may be tried again. Refuses a third: what may have been sent was.
 """
@@ -16,6 +16,10 @@ class NotSent(Exception):  # noqa: N818 - it names a state, not an error
         super().__init__(problem.code)
         self.problem = problem
         self.detail = detail
+
+
+class CredentialGone(Exception):  # noqa: N818 - it names a state, not an error
+    """Nothing of the request reached NSLB, because its token was over when its turn came: again with a newer one."""
 
 
 class SentUnanswered(Exception):  # noqa: N818 - it names a state, not an error

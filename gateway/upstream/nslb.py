@@ -6,24 +6,28 @@ NSLB's answers. Refuses to pass on anything that is not documented: what it can'
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote
 
-import orjson
-
 from gateway import problems
-from gateway.model import Medium, Operation, Outcome, Secret
+from gateway.model import Credential, Medium, Operation, Outcome, Secret, can_be_token
 from gateway.problems import ProblemType
 from gateway.telemetry import Attempt, Record
 from gateway.upstream.connection import Reply
+from gateway.upstream.documents import json_object
 from gateway.upstream.pool import Endpoint, Pool
 
 _BASE: Final = b"/service-cloud/rest/webadapter/v1/webadapterfacade/"
+_LINES: Final = {
+    Operation.CREATE: b"POST " + _BASE + b"createClickToCall",
+    Operation.CHECK: b"GET " + _BASE + b"checkClickToCallSupport",
+}
+_NO_BODY: Final = b"\r\n\r\n"
 _SUCCESS: Final = "0"
 _MASK: Final = "***"
 _LEAST_SECRET_BYTES: Final = 6
@@ -35,11 +39,13 @@ _MOST_DESCRIPTION_CHARACTERS: Final = 256
 _SESSION_COOKIE: Final = re.compile(
     rb"(JSESSION[A-Za-z0-9_.-]{0,24})=([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]{0,1024})$"
 )
+_TOKEN: Final = b"ccmessaging-token"
+# RFC 6265, 5.2.2: what deletes a cookie.
+_DELETES: Final = re.compile(rb"(?i);\s*max-age=(?:0|-\d+)\s*(?:;|$)")
 # Seven digits and more, however they are grouped, may be somebody's number.
 _NUMBER: Final = re.compile(r"\+?\d(?:[\s()./-]*\d){6,}")
 # A token or a session of whomever, whole or in part, in whichever case: too long for a word, and with figures in it.
 _CODED: Final = re.compile(r"(?=[A-Za-z_~-]*[0-9%=+/])[A-Za-z0-9%=+/_~-]{24,}")
-_RESULT_CODE: Final = b'"resultCode"'
 
 
 @dataclass(slots=True)
@@ -48,6 +54,8 @@ class Verdict:
 
     `problem` is `None` exactly when it was accepted. `result_code` and `description` are NSLB's own, as far as
     they are safe to show. `unauthorised` says that the token was refused (401), so a newer one may be tried.
+    `session` and `renewed` are the cookies and the token that came with it, `generation` is of the token that was
+    sent, `duration` is in seconds from sending.
     """
 
     outcome: Outcome
@@ -57,6 +65,18 @@ class Verdict:
     description: str | None = None
     unauthorised: bool = False
     session: Mapping[bytes, bytes] | None = None
+    renewed: Secret | None = None
+    generation: int = 0
+    duration: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What a channel supports; `date` is when NSLB says that it answered, in epoch seconds, if it does."""
+
+    click_to_call: bool
+    webrtc: bool
+    date: float | None
 
 
 class Nslb:
@@ -78,36 +98,71 @@ class Nslb:
         self._timeout = timeout
         self._result_codes = result_codes
         self._token_header = token_header
-        self._heads = {endpoint.name: _create_head(endpoint) for endpoint in pool.endpoints}
+        self._heads = {
+            operation: {endpoint.name: _head(line, endpoint) for endpoint in pool.endpoints}
+            for operation, line in _LINES.items()
+        }
         self._bodies = {medium: _create_tail(medium) for medium in Medium}
 
-    async def create(self, medium: Medium, cookie: bytes, secrets: Sequence[Secret], record: Record) -> Verdict:
-        """Create a call (`POST createClickToCall`) with the account's `Cookie` value.
+    async def create(self, medium: Medium, credential: Callable[[], Credential | None], record: Record) -> Verdict:
+        """Create a call (`POST createClickToCall`).
 
-        `secrets` are what is in it, the token first. Of the caller's request goes on what the record has of it: its
-        id, its trace, and its own address, if it has one. Notes each attempt in the record. Raises `NotSent` and
-        `SentUnanswered`, like `Pool.exchange`.
+        The `credential` is asked for when a connection is there, since it may have changed until then. Of the
+        caller's request goes on what the record has of it: its id, its trace, and its own address, if it has one.
+        Notes each attempt in the record. Raises `NotSent`, `CredentialGone` and `SentUnanswered`, like
+        `Pool.exchange`.
         """
+        verdict, _ = await self._ask(Operation.CREATE, self._bodies[medium], credential, record)
+        return verdict
+
+    async def check(
+        self, credential: Callable[[], Credential | None], record: Record
+    ) -> tuple[Verdict, Support | None]:
+        """Ask what the channel supports (`GET checkClickToCallSupport`); raises like `create`."""
+        verdict, reply = await self._ask(Operation.CHECK, _NO_BODY, credential, record)
+        document = json_object(reply) if verdict.problem is None else None
+        if document is None:
+            return verdict, None
+        click_to_call, webrtc = document.get("clickToCallSupported"), document.get("webRTCSupported")
+        if not isinstance(click_to_call, bool) or not isinstance(webrtc, bool):
+            return _undocumented(verdict.session), None
+        return verdict, Support(click_to_call, webrtc, _date(reply))
+
+    async def _ask(
+        self, operation: Operation, tail: bytes, credential: Callable[[], Credential | None], record: Record
+    ) -> tuple[Verdict, Reply]:
         told = f"\r\nX-Request-ID: {record.request_id}\r\ntraceparent: {record.trace.traceparent()}"
         if record.client_address is not None:
             told += f"\r\nX-Forwarded-For: {record.client_address}"
-        rest = cookie + told.encode("ascii")
-        if self._token_header:
-            rest += b"\r\nccmessaging-token: " + secrets[0].reveal()
-        rest += self._bodies[medium]
-        endpoint, reply, duration = await self.pool.exchange(self._heads, rest, self._timeout, record)
-        verdict = self.read(Operation.CREATE, reply, secrets)
+        rest = told.encode("ascii")
+        heads = self._heads[operation]
+        sent: Credential | None = None
+
+        def written(endpoint: Endpoint) -> bytes | None:
+            nonlocal sent
+            sent = credential()
+            if sent is None:
+                return None
+            field = b"\r\nccmessaging-token: " + sent.secrets[0].reveal() if self._token_header else b""
+            return b"".join((heads[endpoint.name], sent.cookie, rest, field, tail))
+
+        endpoint, reply, duration = await self.pool.exchange(written, self._timeout, record)
+        assert sent is not None  # noqa: S101 - nothing is answered that was not written
+        verdict = self.read(operation, reply, sent.secrets)
+        verdict.generation = sent.generation
+        verdict.renewed = _renewed(reply)
+        verdict.duration = duration
         record.tried(
             Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration),
             endpoint.host,
             endpoint.port,
         )
-        return verdict
+        return verdict, reply
 
     def read(self, operation: Operation, reply: Reply, secrets: Sequence[Secret]) -> Verdict:
         """What an answer means; never raises. The secrets are what must not come back in a description."""
         session = _session(reply)
-        document = _document(reply)
+        document = json_object(reply)
         code = document.get("resultCode") if document is not None else None
         if not isinstance(code, str) or not code:
             return _without_result(reply.status, session)
@@ -170,10 +225,10 @@ def _undocumented(session: Mapping[bytes, bytes] | None) -> Verdict:
     )
 
 
-def _create_head(endpoint: Endpoint) -> bytes:
+def _head(line: bytes, endpoint: Endpoint) -> bytes:
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     return (
-        b"POST " + _BASE + b"createClickToCall HTTP/1.1\r\n"
+        line + b" HTTP/1.1\r\n"
         b"Host: " + f"{host}:{endpoint.port}".encode("ascii") + b"\r\n"
         b"Content-Type: application/json; charset=UTF-8\r\n"
         b"Accept: application/json\r\n"
@@ -184,43 +239,6 @@ def _create_head(endpoint: Endpoint) -> bytes:
 def _create_tail(medium: Medium) -> bytes:
     body = b'{"mediaAbility": "0"}' if medium is Medium.VOICE else b'{"mediaAbility": "1"}'
     return b"\r\nContent-Length: " + str(len(body)).encode("ascii") + b"\r\n\r\n" + body
-
-
-def _document(reply: Reply) -> dict[str, Any] | None:
-    """The JSON object of an answer, if it is one, plain, and said to be one (or said to be nothing).
-
-    One that says twice what came of the request says nothing.
-    """
-    for name, value in reply.fields:
-        if name == b"content-encoding" and value.lower() != b"identity":
-            return None
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            if media_type != b"application/json" and not media_type.endswith(b"+json"):
-                return None
-    try:
-        document = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(document, dict):
-        return None
-    if (reply.body.count(_RESULT_CODE) > 1 or b"\\u" in reply.body) and _says_it_twice(reply.body):
-        return None
-    return document
-
-
-def _says_it_twice(body: bytes) -> bool:
-    """Whether the result code is there more than once; the last would win unseen."""
-    outermost: list[tuple[str, Any]] = []
-
-    def members(pairs: list[tuple[str, Any]]) -> None:
-        outermost[:] = pairs
-
-    try:
-        json.loads(body, object_pairs_hook=members)
-    except (ValueError, RecursionError):
-        return True
-    return sum(name == "resultCode" for name, _ in outermost) > 1
 
 
 def _safe(code: str, document: dict[str, Any], secrets: Sequence[Secret]) -> tuple[str, str | None]:
@@ -258,7 +276,30 @@ def _session(reply: Reply) -> Mapping[bytes, bytes] | None:
             pair, _, attributes = value.partition(b";")
             match = _SESSION_COOKIE.match(pair.strip())
             if match is not None:
-                expired = re.search(rb"(?i);\s*max-age=(?:0|-\d+)\s*(?:;|$)", b";" + attributes)
                 found = found or {}
-                found[match[1]] = b"" if expired else match[2]
+                found[match[1]] = b"" if _DELETES.search(b";" + attributes) else match[2]
     return found
+
+
+def _renewed(reply: Reply) -> Secret | None:
+    """The token that an answer brings, as a cookie or as a field (interface page, "The token"); the cookie counts."""
+    found = None
+    for name, value in reply.fields:
+        if name == _TOKEN:
+            found = found or value.strip()
+        elif name == b"set-cookie":
+            pair, _, attributes = value.partition(b";")
+            cookie, equals, token = pair.strip().partition(b"=")
+            if cookie == _TOKEN and equals and not _DELETES.search(b";" + attributes):
+                found = token
+    return Secret(found) if found is not None and can_be_token(found) else None
+
+
+def _date(reply: Reply) -> float | None:
+    for name, value in reply.fields:
+        if name == b"date":
+            try:
+                return parsedate_to_datetime(value.decode("ascii", "replace")).timestamp()
+            except ValueError:
+                return None
+    return None

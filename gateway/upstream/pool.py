@@ -11,7 +11,7 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +19,7 @@ from gateway import problems
 from gateway.model import Outcome
 from gateway.telemetry import Attempt, Record
 from gateway.upstream.connection import Connection, Phase, Reply
-from gateway.upstream.failures import NotSent, nothing_sent
+from gateway.upstream.failures import CredentialGone, NotSent, nothing_sent
 from gateway.upstream.tls import PeerPolicy
 
 _FIRST_BACKOFF: Final = 1.0
@@ -81,13 +81,14 @@ class Pool:
     # --- for a request
 
     async def exchange(
-        self, heads: Mapping[str, bytes], rest: bytes, timeout: float, record: Record
+        self, written: Callable[[Endpoint], bytes | None], timeout: float, record: Record
     ) -> tuple[Endpoint, Reply, float]:
         """Send a request to the first endpoint that takes it; the endpoint, its answer, and seconds from sending.
 
-        A request is the endpoint's of the `heads` and the `rest`; `timeout` is in seconds, for the answer.
-        Attempts without an answer are noted in the record. Raises `NotSent` when no endpoint took it,
-        `SentUnanswered` when one may have.
+        What is `written` is asked for when a connection is there, because it may have waited for one; `None` is for
+        what can't be sent any more. `timeout` is in seconds, for the answer. Attempts without an answer are noted
+        in the record. Raises `NotSent` when no endpoint took it, `CredentialGone` when there was nothing to send,
+        `SentUnanswered` when an endpoint may have taken it.
         """
         give_up = self._loop.time() + self._settings.connect_timeout
         failures: list[NotSent] = []
@@ -112,10 +113,14 @@ class Pool:
                 continue
             else:
                 raise _gravest(failures)
+            request = written(endpoint)
+            if request is None:
+                self._give_back(endpoint, connection)
+                raise CredentialGone
             started = time.monotonic()
             before = record.sent
             try:
-                answer = connection.send(heads[endpoint.name] + rest, timeout)
+                answer = connection.send(request, timeout)
                 record.sent = True
                 reply = await answer
             except NotSent as failure:
@@ -207,7 +212,6 @@ class Pool:
                     ssl=self._policy.context,
                     server_hostname=self._policy.server_name or endpoint.host,
                 )
-            self._policy.check_pins(connection.peer_certificate)
             if connection.phase is not Phase.READY:
                 raise nothing_sent()
         except BaseException as exc:

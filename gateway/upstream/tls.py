@@ -1,7 +1,7 @@
 """What an upstream's certificate must be, and how that is checked.
 
-Owns the TLS settings of connections to NSLB. Refuses unverified certificates in every configuration: there is no
-setting that turns verification off.
+Owns the TLS settings of connections to NSLB and to the API Fabric. Refuses unverified certificates in every
+configuration: there is no setting that turns verification off.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import hashlib
 import hmac
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from gateway import problems
-from gateway.upstream.failures import NotSent
+from gateway.config import ClientTLS
+
+_VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
 # TLS 1.3 lets a client send before the server has looked at its certificate, or at the want of one. These alerts
 # are then the server's "no" to its handshake (RFC 8446, 6.2), and it took nothing of what was sent behind that. In
@@ -34,49 +34,64 @@ _BAD_CERTIFICATE: Final = frozenset({
 class PeerPolicy:
     """How to verify a peer.
 
-    `server_name` is sent as SNI and verified instead of the endpoint's host, if given; `pins` are SHA-256
-    digests of DER certificates (32 bytes each), of which the peer must show one, if there are any. `certified`
-    says that the context has a certificate of ours.
+    `server_name` is sent as SNI and verified instead of the endpoint's host, if given. `certified` says that the
+    context has a certificate of ours.
     """
 
     context: ssl.SSLContext
     server_name: str | None = None
-    pins: frozenset[bytes] = frozenset()
     certified: bool = False
 
-    def check_pins(self, certificate: bytes) -> None:
-        """Raise `NotSent` unless the peer's certificate (DER) is one of the pinned ones, or none is pinned."""
-        if not self.pins:
-            return
-        shown = hashlib.sha256(certificate).digest()
-        if not any(hmac.compare_digest(pin, shown) for pin in self.pins):
-            raise NotSent(problems.UPSTREAM_UNTRUSTED, "The contact centre's certificate is not the pinned one.")
+
+def _pinned(pins: frozenset[bytes]) -> type[ssl.SSLObject]:
+    """A TLS object whose handshake fails unless the peer shows one of these certificates.
+
+    `pins` are SHA-256 digests of DER certificates (32 bytes each). Being part of the handshake, the check comes
+    before whatever client uses the connection could send anything.
+    """
+
+    class Pinned(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            shown = hashlib.sha256(self.getpeercert(binary_form=True) or b"").digest()
+            if not any(hmac.compare_digest(pin, shown) for pin in pins):
+                raise ssl.SSLCertVerificationError("the peer's certificate is not the pinned one")
+
+    return Pinned
 
 
-def client_context(
-    *,
-    ca: Path | None,
-    minimum_version: ssl.TLSVersion,
-    certificate: Path | None = None,
-    key: Path | None = None,
-) -> ssl.SSLContext:
-    """A context that verifies the peer's certificate and name against `ca`, or the system's trust store.
+def client_context(settings: ClientTLS) -> ssl.SSLContext:
+    """A context that verifies the peer's certificate and name as configured.
 
     Raises `OSError` and `ssl.SSLError` when a file can't be used.
     """
     # Not `create_default_context`: that one writes the session keys of every connection to a file when the
     # environment says so (SSLKEYLOGFILE), and what it switches on changes with the version of Python.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = minimum_version
+    context.minimum_version = _VERSIONS[settings.minimum_version]
     context.hostname_checks_common_name = False
     context.set_alpn_protocols(["http/1.1"])
-    if ca is not None:
-        context.load_verify_locations(cafile=ca)
+    if settings.ca is not None:
+        context.load_verify_locations(cafile=settings.ca)
     else:
         context.load_default_certs()
-    if certificate is not None and key is not None:
-        context.load_cert_chain(certificate, key)
+    if settings.certificate is not None and settings.key is not None:
+        context.load_cert_chain(settings.certificate, settings.key)
+    if settings.pins:
+        context.sslobject_class = _pinned(frozenset(bytes.fromhex(pin.partition(":")[2]) for pin in settings.pins))
     return context
+
+
+def settings_digest(settings: ClientTLS) -> bytes:
+    """A digest of what a context depends on: the settings, and what is in the files that they name.
+
+    Raises `OSError`.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in (settings.ca, settings.certificate, settings.key):
+        if path is not None:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.digest()
 
 
 def refuses_our_certificate(alert: str, version: str | None, *, certified: bool) -> bool:

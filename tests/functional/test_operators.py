@@ -35,8 +35,18 @@ async def test_status_tells_of_endpoints_and_accounts_without_a_secret(farm: Far
     assert status["endpoints"][0]["endpoint"] == simulator.endpoints[0]
     assert status["endpoints"][0]["connections"] == {"idle": 1, "busy": 0, "connecting": 0}
     assert status["accounts"] == [
-        {"account": "sales", "source": "file", "generation": 1, "token_age_seconds": pytest.approx(0, abs=60)}
+        {
+            "account": "sales",
+            "source": "file",
+            "state": "fresh",
+            "usable": True,
+            "generation": 1,
+            "token_age_seconds": pytest.approx(0, abs=60),
+            "token_expires": None,
+            "last_refresh": None,
+        }
     ]
+    assert status["store"] == {"kind": "memory", "available": True}
     assert gateway.token_file.read_bytes().strip() not in answer.body
 
 

@@ -68,7 +68,11 @@ def test_the_least_that_works_has_the_documented_defaults(path: Path) -> None:
     assert configuration.upstream.result_codes[Operation.CREATE]["13"].code == "no-agent-available"
     assert configuration.drain_seconds == 25
     assert configuration.services["billing"].allow.media == (Medium.VOICE, Medium.VIDEO)
-    assert configuration.accounts["sales"].token.value.reveal() == b"abc%2F%3D==+/"
+    token = configuration.accounts["sales"].token
+    assert token is not None
+    assert token.value.reveal() == b"abc%2F%3D==+/"
+    assert configuration.accounts["sales"].lifetime_seconds == 3600
+    assert configuration.store.url.kind == "memory"
 
 
 def test_everything_that_is_wrong_is_told_at_once_with_line_and_column(path: Path) -> None:
@@ -109,7 +113,7 @@ log: {{level: loud}}
         "7:43: upstream.tls.minimum_version: must be TLSv1.2 or TLSv1.3",
         "7:65: upstream.tls.certificate: certificate and key go together",
         "9:18: accounts.sales.token: must be {file: path} or {env: NAME}; a secret is never written here",
-        "10:12: accounts.support.token: is missing",
+        "10:12: accounts.support: must have either `token` or `apply_token`",
         "13:15: services.billing.accounts: names something twice",
         "13:16: services.billing.accounts.0: no account of this name is configured",
         "15:18: services.billing.credentials.0.api_key: must be sha256: and 64 hexadecimal digits, as `dial-gateway key new` prints them",  # noqa: E501
@@ -167,7 +171,7 @@ def test_anchors_and_aliases_are_allowed(path: Path) -> None:
     assert read(path, text).services["care"].accounts == ("sales",)
 
 
-@pytest.mark.parametrize("key", ["circuit", "apply_token", "store", "issuers", "limits"])
+@pytest.mark.parametrize("key", ["circuit", "apply_token", "issuers", "limits"])
 def test_keys_of_what_is_not_there_are_refused_and_not_ignored(path: Path, key: str) -> None:
     assert any(f"{key}: unknown key" in line for line in faults(path, MINIMAL + f"{key}: {{}}\n"))
 
@@ -339,10 +343,12 @@ def test_every_configuration_that_is_shipped_is_valid(tmp_path: Path, name: str)
     authority = Certificates(tmp_path / "ca")
     shutil.copy(authority.ca, tmp_path / "ca.pem")
     (tmp_path / "sales").write_text("token")
+    for secret in ("app-key", "app-secret"):
+        (tmp_path / secret).write_text("secret")
     text = (ROOT / "config" / name).read_text()
     jsonschema.Draft202012Validator(json_schema()).validate(json.loads(json.dumps(yaml.safe_load(text), default=str)))
     text = text.replace("/var/run/secrets/gateway/", f"{tmp_path}/").replace("/etc/gateway/ca/nslb-ca.pem", "ca.pem")
-    text = text.replace("/etc/gateway/nslb-ca.pem", "ca.pem")
+    text = text.replace("/etc/gateway/nslb-ca.pem", "ca.pem").replace("/etc/gateway/fabric-ca.pem", "ca.pem")
 
     assert read(tmp_path / name, text, DIAL_GATEWAY_SUPPORT_TOKEN="token").services
 

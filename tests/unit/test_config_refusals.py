@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigurationError, SecretFault, Watcher, load
-from gateway.config.secrets import fetch
+from gateway.config.secrets import Kind, fetch
 from gateway.simulator import Certificates
 
 MINIMAL = f"""\
@@ -47,7 +47,7 @@ def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
     ]
     assert faults(path, upstream("tls: {ca: pipe}")) == ["1:61: upstream.tls.ca: the file can't be read: it is a pipe"]
     with pytest.raises(SecretFault, match="pipe"):
-        fetch("file", str(path.parent / "pipe"), {})
+        fetch("file", str(path.parent / "pipe"), Kind.TOKEN, {})
     with pytest.raises(ConfigurationError) as raised:
         load(path.parent / "pipe", {})
     assert [str(fault) for fault in raised.value.faults] == [

@@ -1,0 +1,190 @@
+"""All accounts of a configuration, and what they share: the store, and the applications at API Fabrics.
+
+Owns their building, and which of them live on under a new configuration with their tokens and sessions. Refuses to
+change anything before everything that may fail has been done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gateway import config
+from gateway.config import ApplyToken, Configuration
+from gateway.model import Secret
+from gateway.store import MemoryStore, Seal, Store, Vault
+from gateway.telemetry import Telemetry
+from gateway.tokens import Account, ApiFabric, App, AppliedSource, StaticSource, User
+from gateway.upstream import PeerPolicy, client_context, settings_digest
+
+_PREPARE_SECONDS: Final = 2.0
+
+
+class Roster:
+    """The accounts by name. `wall` is in epoch seconds. To be used from one event loop, and to be closed."""
+
+    def __init__(
+        self, configuration: Configuration, telemetry: Telemetry, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._telemetry = telemetry
+        self._wall = wall
+        self._store, authenticate = build_store(configuration.store, wall)
+        self._authenticate = authenticate
+        seal = Seal([key.value for key in configuration.store.encryption_keys])
+        self.vault = Vault(configuration.store.url.kind, self._store, seal, telemetry.log, telemetry.metrics)
+        self._fabrics: dict[bytes, ApiFabric] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self.accounts: Mapping[str, Account] = {}
+        self._follow(configuration, self._fabrics_of(configuration))
+
+    async def prepare(self) -> None:
+        """Learn what other replicas know, and begin to obtain what is lacking."""
+        if self._store.shared:
+            self._watching = asyncio.create_task(self.vault.watch())
+            # A token of the store is better than the first one of a file, which it may have taken the place of.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PREPARE_SECONDS):
+                    await asyncio.gather(*(account.looked() for account in self.accounts.values()))
+        for account in self.accounts.values():
+            account.tend()
+
+    def replacement(self, configuration: Configuration) -> Callable[[], None]:
+        """What makes these the accounts of another configuration. Raises `OSError` now, and nothing then."""
+        fabrics = self._fabrics_of(configuration)
+        seal = Seal([key.value for key in configuration.store.encryption_keys])
+
+        def replace() -> None:
+            self.vault.seal = seal
+            self._authenticate(configuration.store)
+            self._follow(configuration, fabrics)
+            for account in self.accounts.values():
+                account.tend()
+            self.vault.tell_all()
+
+        return replace
+
+    def usable(self) -> bool:
+        """Whether a request could be sent for one of the accounts."""
+        return any(account.credential() is not None for account in self.accounts.values())
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` says of the store."""
+        return {"kind": self.vault.kind, "available": self.vault.available}
+
+    async def close(self) -> None:
+        """End what runs, and let go of the store."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(account.close() for account in self.accounts.values()))
+        await asyncio.gather(*(fabric.close() for fabric in self._fabrics.values()))
+        await self.vault.close()
+
+    # --- inside
+
+    def _fabrics_of(self, configuration: Configuration) -> dict[bytes, ApiFabric]:
+        """The application of each account that applies for tokens, by its identity; those that there are go on."""
+        fabrics: dict[bytes, ApiFabric] = {}
+        for account in configuration.accounts.values():
+            if (applying := account.apply_token) is not None:
+                identity = _application(applying)
+                fabrics[identity] = fabrics.get(identity) or self._fabrics.get(identity) or _fabric(applying)
+        return fabrics
+
+    def _follow(self, configuration: Configuration, fabrics: dict[bytes, ApiFabric]) -> None:
+        before, self._fabrics = self._fabrics, fabrics
+        former = dict(self.accounts)
+        self.accounts = {
+            name: self._account(name, settings, former.pop(name, None))
+            for name, settings in configuration.accounts.items()
+        }
+        gone = [fabric for identity, fabric in before.items() if identity not in fabrics]
+        for name in former:
+            self._telemetry.metrics.forget_account(name)
+        if former or gone:
+            closing = asyncio.gather(*(account.close() for account in former.values()), *(f.close() for f in gone))
+            self._closing = closing  # a task that nobody holds may be collected before it ends
+
+    def _account(self, name: str, settings: config.Account, present: Account | None) -> Account:
+        if (applying := settings.apply_token) is not None:
+            source: AppliedSource | StaticSource = self._applied(applying, settings.lifetime_seconds)
+            if present is not None and isinstance(present.source, AppliedSource) and present.source.key == source.key:
+                present.follow(source, settings.lifetime_seconds)
+                return present
+            first = None
+        else:
+            reference = settings.token
+            assert reference is not None  # noqa: S101 - one of the two is there, or the configuration is at fault
+            if present is not None and isinstance(present.source, StaticSource):
+                source = present.source
+                newer = source.follow(reference.value, reference.reread, reference.origin, present.generation)
+                present.follow(source, settings.lifetime_seconds, newer)
+                return present
+            source = StaticSource(reference.value, reference.reread, reference.origin, self.vault, self._wall)
+            first = source.first()
+        log, metrics = self._telemetry.log, self._telemetry.metrics
+        account = Account(name, source, self.vault, log, metrics, lasts=settings.lifetime_seconds, wall=self._wall)
+        if first is not None:
+            account.take(first)
+        return account
+
+    def _applied(self, applying: ApplyToken, lasts: float) -> AppliedSource:
+        user = User(applying.user_id, applying.user_name or applying.user_id, applying.channel_id, applying.locale)
+        # The application stands for the tenant, whom the configuration does not name.
+        application = [str(applying.url).encode(), applying.app_key.value.reveal()]
+        identity = (*application, applying.channel_id.encode(), applying.user_id.encode())
+        return AppliedSource(
+            self._fabrics[_application(applying)],
+            user,
+            identity,
+            self.vault,
+            lasts=lasts,
+            timeout=applying.timeout_seconds,
+            wall=self._wall,
+        )
+
+
+def build_store(settings: config.Store, wall: Callable[[], float]) -> tuple[Store, Callable[[config.Store], None]]:
+    """The store of a configuration, and what takes over a password that has changed."""
+    address = settings.url
+    # What a kind of store needs is imported when it is configured: `redis` is an extra.
+    if address.kind == "memory":
+        return MemoryStore(wall), lambda _: None
+    if address.kind == "sqlite":
+        from gateway.store.sqlite import SqliteStore  # noqa: PLC0415
+
+        return SqliteStore(address.path, wall), lambda _: None
+    from gateway.store.redis import RedisServer, RedisStore  # noqa: PLC0415
+
+    def server(settings: config.Store) -> RedisServer:
+        return RedisServer(
+            address.host,
+            address.port,
+            address.database,
+            tls=address.kind == "rediss",
+            ca=settings.tls.ca,
+            certificate=settings.tls.certificate,
+            key=settings.tls.key,
+            username=settings.username,
+            password=settings.password.value if settings.password is not None else None,
+        )
+
+    store = RedisStore(server(settings))
+    return store, lambda changed: store.authenticate(server(changed))
+
+
+def _fabric(applying: ApplyToken) -> ApiFabric:
+    tls = applying.tls
+    app = App(applying.url.host, applying.url.port, applying.app_key.value, applying.app_secret.value)
+    return ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name, certified=tls.certificate is not None))
+
+
+def _application(applying: ApplyToken) -> bytes:
+    """What makes an application at a fabric another one: a digest. Raises `OSError`."""
+    secrets: list[Secret] = [applying.app_key.value, applying.app_secret.value]
+    parts = [str(applying.url).encode(), *(secret.reveal() for secret in secrets), settings_digest(applying.tls)]
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).digest()

@@ -1,0 +1,227 @@
+"""The store of many machines: Redis or Valkey.
+
+Owns its keys, its scripts and its channel. Refuses to wait for a server that does not answer, and to try anything
+again by itself: what a lost answer means is for those who asked to know.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import RedisError
+
+from gateway.model import Secret
+from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
+
+_PREFIX: Final = "dial-gateway:"
+# One hash for each key, so that a script touches one key alone. An epoch tells a server that has lost everything.
+_EPOCH: Final = _PREFIX + "epoch"
+_CHANNEL: Final = _PREFIX + "tokens"
+_ANSWER_SECONDS: Final = 1.0
+_CONNECT_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5
+
+# The rules are those of `Shelf`, where each is explained; the server's clock is the one that all replicas share.
+# Fields: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Numbers are written as
+# text, because Lua would write large ones with an exponent.
+_BEGIN: Final = f"""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
+local function text(value) return string.format('%.0f', value) end
+local function touch() redis.call('PEXPIRE', KEYS[1], '{FORGET_SECONDS * 1000:.0f}') end
+"""
+_LEASE: Final = (
+    _BEGIN
+    + """
+local left = number('u') - now
+if left > 0 then return {0, text(left), number('w')} end
+local fence = text(math.max(number('f') + 1, now))
+redis.call('HSET', KEYS[1], 'f', fence, 'u', text(now + ARGV[1]), 'w', '1')
+touch()
+return {1, fence, number('n')}
+"""
+)
+_PUT: Final = (
+    _BEGIN
+    + f"""
+local generation, after = tonumber(ARGV[2]), tonumber(ARGV[3])
+if number('g') ~= after or generation <= after then return 0 end
+if ARGV[4] ~= '' then
+    if number('w') ~= 1 or number('f') ~= tonumber(ARGV[4]) or number('u') <= now then return 0 end
+    redis.call('HSET', KEYS[1], 'u', '0', 'w', '0')
+end
+redis.call('HSET', KEYS[1], 'g', ARGV[2], 's', ARGV[1], 'n', '0')
+touch()
+redis.call('PUBLISH', '{_CHANNEL}', ARGV[5])
+return 1
+"""
+)
+_RESEAL: Final = (
+    _BEGIN
+    + """
+if number('g') == 0 or number('g') ~= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], 's', ARGV[1])
+return 1
+"""
+)
+_RELEASE: Final = (
+    _BEGIN
+    + """
+if number('w') ~= 1 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
+local hold = tonumber(ARGV[2])
+redis.call('HSET', KEYS[1], 'w', '0', 'u', text(now + hold))
+if hold > 0 then redis.call('HINCRBY', KEYS[1], 'n', 1) end
+touch()
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """Where the server is, and how it is to be recognised. `username` and `password` prove who we are to it."""
+
+    host: str
+    port: int
+    database: int = 0
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    username: str | None = None
+    password: Secret | None = field(default=None)
+
+
+class _Credentials(CredentialProvider):
+    """Asked at each new connection, so that a password that was changed is taken without a restart."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self.server.password
+        revealed = password.reveal().decode() if password is not None else ""
+        return (revealed,) if self.server.username is None else (self.server.username, revealed)
+
+
+class RedisStore:
+    """One Redis or Valkey server, version 5 or later."""
+
+    shared = True
+
+    def __init__(self, server: RedisServer) -> None:
+        self._credentials = _Credentials(server)
+        self._pool = ConnectionPool(
+            connection_class=SSLConnection if server.tls else Connection, **_settings(server, self._credentials)
+        )
+        self._client = Redis(connection_pool=self._pool)
+        self._scripts = {script: self._client.register_script(script) for script in (_LEASE, _PUT, _RESEAL, _RELEASE)}
+
+    def authenticate(self, server: RedisServer) -> None:
+        """Use the user and the password of this one for new connections."""
+        self._credentials.server = server
+
+    async def read(self, key: str) -> Stored | None:
+        """See `Shelf.read`."""
+        async with _available():
+            generation, sealed = await self._client.hmget(_name(key), ["g", "s"])
+        return Stored(int(generation), sealed) if generation is not None and isinstance(sealed, bytes) else None
+
+    async def lease(self, key: str, seconds: float) -> Lease | Busy:
+        """See `Shelf.lease`."""
+        given, number, other = await self._script(_LEASE, key, _milliseconds(seconds))
+        return Lease(int(number), int(other)) if given else Busy(int(number) / 1000, bool(other))
+
+    async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
+        """See `Shelf.put`."""
+        return bool(await self._script(_PUT, key, sealed, generation, after, "" if fence is None else fence, key))
+
+    async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
+        """See `Shelf.reseal`."""
+        return bool(await self._script(_RESEAL, key, sealed, generation))
+
+    async def release(self, key: str, *, fence: int, hold: float) -> None:
+        """See `Shelf.release`."""
+        await self._script(_RELEASE, key, fence, _milliseconds(hold))
+
+    async def listen(self, heard: Callable[[str | None], None]) -> None:
+        """See `Store.listen`. What a server forgets it does not tell; its epoch, which it forgets as well, does."""
+        async with _available(), self._client.pubsub() as subscription:
+            await subscription.subscribe(_CHANNEL)
+            epoch = await self._epoch()
+            heard(None)
+            looked = time.monotonic()
+            while True:
+                message = await subscription.get_message(timeout=_LOOK_SECONDS)
+                if message is not None and message["type"] == "message":
+                    heard(message["data"].decode("ascii", "replace"))
+                if time.monotonic() - looked >= _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    if (present := await self._epoch()) != epoch:
+                        epoch = present
+                        heard(None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        async with _available():
+            await self._client.aclose()
+            await self._pool.disconnect()
+
+    async def _epoch(self) -> bytes | str | None:
+        drawn = secrets.token_hex(8)
+        await self._client.set(_EPOCH, drawn, nx=True)
+        return await self._client.get(_EPOCH)
+
+    async def _script(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
+        async with _available():
+            return await self._scripts[script](keys=[_name(key)], args=list(arguments))
+
+
+@asynccontextmanager
+async def _available() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        raise StoreUnavailable(type(exc).__name__) from None
+
+
+def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "host": server.host,
+        "port": server.port,
+        "db": server.database,
+        "socket_timeout": _ANSWER_SECONDS,
+        "socket_connect_timeout": _CONNECT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "dial-gateway",
+    }
+    if server.password is not None:
+        settings["credential_provider"] = credentials
+    if server.tls:
+        settings |= {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": server.ca and str(server.ca),
+            "ssl_certfile": server.certificate and str(server.certificate),
+            "ssl_keyfile": server.key and str(server.key),
+        }
+    return settings
+
+
+def _name(key: str) -> str:
+    return f"{_PREFIX}token:{key}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))

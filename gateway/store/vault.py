@@ -1,0 +1,153 @@
+"""The store as the gateway uses it: tokens go in and come out, sealed in between, and seen from outside.
+
+Owns sealing at the door, the metrics of the store, and the knowledge whether it can be reached. Refuses to let a
+failing store be more than a state: whoever asks gets `StoreUnavailable`, and one line of the log tells of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from gateway.model import Token
+from gateway.store.sealing import Seal
+from gateway.store.shelf import Busy, Lease, Store, StoreUnavailable
+from gateway.telemetry import Log, Metrics
+
+T = TypeVar("T")
+
+_AGAIN_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """What the store has for a key: the generation, and the token, unless no key opens it."""
+
+    generation: int
+    token: Token | None
+
+
+class Vault:
+    """Tokens in a store. `kind` is the scheme of its URL."""
+
+    def __init__(self, kind: str, store: Store, seal: Seal, log: Log, metrics: Metrics) -> None:
+        self.kind = kind
+        self.seal = seal
+        self.available = True
+        self._store = store
+        self._log = log
+        self._metrics = metrics
+        self._followers: dict[str, list[Callable[[], None]]] = {}
+        self._unreadable: set[tuple[str, int]] = set()
+        metrics.store_available(available=True)
+
+    @property
+    def store(self) -> Store:
+        """The store itself."""
+        return self._store
+
+    async def token(self, key: str) -> Shelved | None:
+        """What is in the store for a key. A seal that is not the present one is renewed on the way."""
+        stored = await self._do("read", self._store.read(key))
+        if stored is None:
+            return None
+        try:
+            token, current = self.seal.open(key, stored)
+        except ValueError:
+            if (key, stored.generation) not in self._unreadable:
+                self._unreadable.add((key, stored.generation))
+                self._log.error("store.unreadable", generation=stored.generation)
+            return Shelved(stored.generation, None)
+        if not current:
+            sealed = self.seal.close(key, token)
+            await self._do("reseal", self._store.reseal(key, sealed, generation=token.generation), refused=False)
+        return Shelved(stored.generation, token)
+
+    async def lease(self, key: str, seconds: float) -> Lease | Busy:
+        """Leave to refresh the token of a key, for so many seconds."""
+        return await self._do("lease", self._store.lease(key, seconds), refused=lambda given: isinstance(given, Busy))
+
+    async def put(self, key: str, token: Token, *, after: int, fence: int | None) -> bool:
+        """Put a token in the place of the one of the generation `after` (0: of none); whether it was put there."""
+        sealed = self.seal.close(key, token)
+        putting = self._store.put(key, sealed, generation=token.generation, after=after, fence=fence)
+        return await self._do("put", putting, refused=False)
+
+    async def release(self, key: str, *, fence: int, hold: float = 0.0) -> None:
+        """End a lease that brought nothing; nobody gets another for `hold` seconds."""
+        await self._do("release", self._store.release(key, fence=fence, hold=hold))
+
+    # --- news
+
+    def follow(self, key: str, told: Callable[[], None]) -> None:
+        """Have `told` called whenever there may be another token for a key."""
+        self._followers.setdefault(key, []).append(told)
+
+    def leave(self, key: str, told: Callable[[], None]) -> None:
+        """No more of that."""
+        followers = self._followers.get(key, [])
+        if told in followers:
+            followers.remove(told)
+        if not followers:
+            self._followers.pop(key, None)
+
+    async def watch(self) -> None:
+        """Listen to the store until cancelled, through whatever happens to it."""
+        while True:
+            try:
+                await self._store.listen(self._heard)
+            except StoreUnavailable as exc:
+                self._note(str(exc))
+                self._metrics.store_operation("listen", "unavailable")
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def close(self) -> None:
+        """Close the store."""
+        try:
+            await self._store.close()
+        except StoreUnavailable:
+            return
+
+    def tell_all(self) -> None:
+        """Have all who follow a key look again."""
+        for followers in list(self._followers.values()):
+            for told in followers[:]:
+                told()
+
+    # --- inside
+
+    def _heard(self, key: str | None) -> None:
+        self._note(None)
+        if key is None:
+            self.tell_all()
+        else:
+            for told in self._followers.get(key, [])[:]:
+                told()
+
+    async def _do(self, operation: str, work: Awaitable[T], *, refused: Callable[[T], bool] | T | None = None) -> T:
+        started = time.monotonic()
+        try:
+            result = await work
+        except StoreUnavailable as exc:
+            self._metrics.store_operation(operation, "unavailable", time.monotonic() - started)
+            self._note(str(exc))
+            raise
+        self._note(None)
+        no = refused(result) if callable(refused) else refused is not None and result == refused
+        self._metrics.store_operation(operation, "refused" if no else "success", time.monotonic() - started)
+        return result
+
+    def _note(self, fault: str | None) -> None:
+        """The store could be reached, or could not, for that reason: told when it changes."""
+        available = fault is None
+        if available == self.available:
+            return
+        self.available = available
+        self._metrics.store_available(available=available)
+        if available:
+            self._log.info("store.available", kind=self.kind)
+        else:
+            self._log.warning("store.unavailable", kind=self.kind, reason=fault)

@@ -1,0 +1,387 @@
+"""One account: the token that is sent for it, the session cookies that came with it, and keeping both good.
+
+Owns the present credential of a contact-centre user, and that at most one refresh of it runs in this process.
+Refuses to show a token (it is a `Secret`), to change a byte of it, to send one that is over or that NSLB refused,
+and to mix the cookies of two users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import math
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from gateway import problems
+from gateway.model import Credential, Secret, Token
+from gateway.problems import Problem
+from gateway.store import StoreUnavailable, Vault
+from gateway.telemetry import Log, Metrics
+from gateway.tokens.lifecycle import Lifecycle, Trigger, backoff, next_generation
+from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
+
+_MOST_COOKIES: Final = 4
+_MOST_COOKIE_BYTES: Final = 4096
+_MOST_SLEEP_SECONDS: Final = 60.0
+_LEAST_SLEEP_SECONDS: Final = 0.01
+_LAST_SECONDS: Final = 1.0
+
+
+class Account:
+    """One contact-centre user. `lasts` is for how long its tokens are valid, in seconds; `wall` in epoch seconds.
+
+    To be used from one event loop, and to be closed.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an account is, and whom it tells
+        self,
+        name: str,
+        source: Source,
+        vault: Vault,
+        log: Log,
+        metrics: Metrics,
+        *,
+        lasts: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self._vault = vault
+        self._log = log
+        self._metrics = metrics
+        self._wall = wall
+        self._life = Lifecycle(lasts, renews=source.renews)
+        self._session: dict[bytes, bytes] = {}
+        self._credential: Credential | None = None
+        self._ends = math.inf
+        self._key = source.key
+        # The generation that the store has, as far as is known: what this replica writes takes its place.
+        self._kept = 0
+        self._refresh: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed: asyncio.Event = asyncio.Event()
+        self._errands: set[asyncio.Task[None]] = set()
+        self._looking = False
+        self._look_again = False
+        vault.follow(self._key, self.look)
+
+    # --- for a request
+
+    def credential(self) -> Credential | None:
+        """What to send now; `None` if there is nothing that may be sent."""
+        return self._credential if self._wall() < self._ends else None
+
+    async def obtain(self) -> None:
+        """Wait until there is something to send. Raises `Problem` if nothing will come in time."""
+        if self.credential() is not None:
+            return
+        give_up = asyncio.get_running_loop().time() + self.source.patience
+        while True:
+            self.tend()
+            if self.credential() is not None:
+                return
+            if self._refresh is None and self._life.second_try(self._wall()) is None:
+                raise self._unavailable()
+            try:
+                async with asyncio.timeout_at(give_up):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise self._unavailable() from None
+
+    async def renew(self, generation: int) -> bool:
+        """NSLB refused the token of that generation: have a newer one; whether there is one now."""
+        self.refuse(generation)
+        try:
+            await self.obtain()
+        except Problem:
+            return False
+        return True
+
+    def refuse(self, generation: int) -> None:
+        """NSLB refused the token of that generation: it is not sent again."""
+        self._life.refuse(generation)
+        self._settle()
+
+    def renewed(self, value: Secret, generation: int, seconds_ago: float) -> None:
+        """Take the token that NSLB sent with its answer to a request of that generation, made so long ago.
+
+        An answer that comes late, to a request with a former token, changes nothing (interface page, "The token").
+        """
+        present = self._life.token
+        if present is None or present.generation != generation or value == present.value:
+            return
+        user, before = _user(value), _user(present.value)
+        if user is not None and before is not None and user != before:
+            self._log.error("token.refresh_failed", account=self.name, trigger=Trigger.IN_BAND, reason="other_user")
+            self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "failure")
+            return
+        now = self._wall()
+        token = Token(value, next_generation(generation, now), now, now - seconds_ago + self._life.lasts)
+        self._take(token, in_band=True)
+        self._log.info("token.renewed_in_band", account=self.name, generation=token.generation)
+        self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "success")
+        self._go(self._keep(token))
+
+    def keep_session(self, cookies: Mapping[bytes, bytes], generation: int) -> None:
+        """Keep what NSLB set in answer to a request with the token of that generation; an empty value deletes.
+
+        What was set for a former token is not kept. Nor are more cookies than a session needs: an answer must not
+        grow every later request.
+        """
+        if generation != self._life.generation:
+            return
+        session = {name: value for name, value in (self._session | dict(cookies)).items() if value}
+        size = sum(len(name) + len(value) for name, value in session.items())
+        if session != self._session and len(session) <= _MOST_COOKIES and size <= _MOST_COOKIE_BYTES:
+            self._session = session
+            self._settle()
+
+    # --- its life
+
+    def tend(self) -> None:
+        """Begin a refresh if one is due, and see to it that it is looked at again in time."""
+        now = self._wall()
+        trigger = self._life.due(now)
+        if trigger is not None:
+            self._life.begin(trigger, now)
+            self._refresh = asyncio.create_task(self._run(trigger))
+            self._tell()
+        self._sleep(now)
+
+    @property
+    def generation(self) -> int:
+        """The generation of the present token; 0 if there is none."""
+        return self._life.generation
+
+    def take(self, token: Token) -> None:
+        """Take the token that the configuration brings."""
+        self._take(token)
+
+    def follow(self, source: Source, lasts: float, token: Token | None = None) -> None:
+        """Go on under a new configuration: with a source for the same user, and a token if it brings a new one.
+
+        Somebody has looked after it, so what failed may be tried again at once.
+        """
+        self.source = source
+        self._life.lasts = lasts
+        self._life.hurry()
+        self._follow_key()
+        if token is None or not self._take(token):
+            self._settle()
+
+    def look(self) -> None:
+        """Look into the store, soon: there may be a newer token, or it may want ours."""
+        if self._looking:
+            self._look_again = True
+        else:
+            self._looking = True
+            self._go(self._look())
+
+    async def looked(self) -> None:
+        """Look into the store now."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._catch_up()
+
+    async def close(self) -> None:
+        """End what runs for it, giving it a moment to end by itself."""
+        self._vault.leave(self._key, self.look)
+        if self._timer is not None:
+            self._timer.cancel()
+        running = [*self._errands, *([self._refresh] if self._refresh is not None else [])]
+        if running:
+            _, unfinished = await asyncio.wait(running, timeout=_LAST_SECONDS)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` says of it; never a secret. Times are in epoch seconds, ages in seconds."""
+        now = self._wall()
+        token, last = self._life.token, self._life.last
+        return {
+            "account": self.name,
+            "source": self.source.origin,
+            "state": str(self._life.state(now)),
+            "usable": self.credential() is not None,
+            "generation": self._life.generation,
+            "token_age_seconds": None if token is None else round(now - token.obtained),
+            "token_expires": None if token is None else token.expires,
+            "last_refresh": None
+            if last is None
+            else {
+                "at": last.at,
+                "trigger": str(last.trigger),
+                "result": "success" if last.failure is None else "failure",
+                "reason": last.failure,
+            },
+        }
+
+    # --- inside
+
+    async def _run(self, trigger: Trigger) -> None:
+        started = time.monotonic()
+        try:
+            renewal = await self.source.renew(self._life.token, usable=self.credential() is not None)
+        except Postponed as later:
+            self._life.postpone(self._wall(), later.wait)
+        except RefreshFailed as failure:
+            wait = failure.wait if failure.wait is not None else backoff(self._life.failures + 1)
+            self._failed(trigger, failure.reason, wait, time.monotonic() - started)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the next try comes, and the log has the reason
+            self._failed(trigger, "internal", backoff(self._life.failures + 1), time.monotonic() - started)
+            self._log.fault(exc)
+        except BaseException:
+            self._life.postpone(self._wall(), 0.0)
+            raise
+        else:
+            self._succeeded(trigger, renewal, time.monotonic() - started)
+        finally:
+            self._refresh = None
+            self._tell()
+        self._sleep(self._wall())
+
+    def _succeeded(self, trigger: Trigger, renewal: Renewal, duration: float) -> None:
+        token = renewal.token
+        self._life.succeed(self._wall())
+        taken = self._take(token)
+        self._follow_key()
+        if renewal.kept:
+            self._kept = max(self._kept, token.generation)
+        if not renewal.obtained:
+            return
+        self._metrics.token_refreshed(self.name, trigger, "success", duration)
+        self._log.info(
+            "token.refreshed",
+            account=self.name,
+            trigger=trigger,
+            generation=token.generation,
+            duration=round(duration, 6),
+        )
+        if not (taken and renewal.kept):
+            self.look()
+
+    def _failed(self, trigger: Trigger, reason: str, wait: float, duration: float) -> None:
+        last = self._life.last
+        self._life.fail(self._wall(), reason, wait)
+        if not self.source.renews and last is not None and last.failure == reason:
+            return  # each request asks again, and what it hears is in its own line
+        self._metrics.token_refreshed(self.name, trigger, "failure", duration)
+        self._log.warning(
+            "token.refresh_failed",
+            account=self.name,
+            trigger=trigger,
+            reason=reason,
+            retry_in=round(wait, 3),
+            duration=round(duration, 6),
+        )
+
+    async def _look(self) -> None:
+        try:
+            while True:
+                self._look_again = False
+                await self.looked()
+                if not self._look_again:
+                    return
+        finally:
+            self._looking = False
+
+    async def _catch_up(self) -> None:
+        """Take what the store has if it is newer; give it ours if it has an older one, or none."""
+        key = self._key
+        shelved = await self._vault.token(key)
+        known = shelved.generation if shelved is not None else 0
+        if key != self._key:
+            return
+        self._kept = known
+        token = self._life.token
+        if shelved is not None and shelved.token is not None and known > self._life.generation:
+            if shelved.token.expires is None or self._wall() < shelved.token.expires:
+                self._take(shelved.token)
+        elif token is not None and token.expires is not None and known < token.generation and self.credential():
+            await self._keep(token)
+
+    async def _keep(self, token: Token) -> None:
+        """Put a token into the store in the place of the one that it is known to have."""
+        with contextlib.suppress(StoreUnavailable):
+            if await self._vault.put(self._key, token, after=self._kept, fence=None):
+                self._kept = token.generation
+            else:
+                self.look()
+
+    def _take(self, token: Token, *, in_band: bool = False) -> bool:
+        """Take a newer token. The session goes on only if it is visibly the same user's."""
+        before = self._life.token
+        if not self._life.take(token, in_band=in_band):
+            return False
+        user = _user(token.value)
+        if before is None or user is None or user != _user(before.value):
+            self._session = {}
+        self._settle()
+        if token.expires is not None:
+            self._metrics.token_expires(self.name, token.expires)
+        self._tell()
+        self._sleep(self._wall())
+        return True
+
+    def _settle(self) -> None:
+        """Make anew what is sent."""
+        token = self._life.usable(-math.inf)
+        if token is None:
+            self._credential = None
+            return
+        parts = [b"ccmessaging-token=" + token.value.reveal()]
+        parts += [name + b"=" + value for name, value in self._session.items()]
+        secrets = (token.value, *(Secret(value) for value in self._session.values()))
+        self._credential = Credential(token.generation, b"; ".join(parts), secrets)
+        self._ends = math.inf if token.expires is None else token.expires
+
+    def _follow_key(self) -> None:
+        if self.source.key != self._key:
+            self._vault.leave(self._key, self.look)
+            self._key = self.source.key
+            self._kept = 0
+            self._vault.follow(self._key, self.look)
+
+    def _tell(self) -> None:
+        """Wake those who wait for a token."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _sleep(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wait = self._life.next(now)
+        if wait is not None:
+            # Not longer than a minute, in case the clock is set.
+            seconds = min(_MOST_SLEEP_SECONDS, max(_LEAST_SLEEP_SECONDS, wait))
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.tend)
+
+    def _go(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def _unavailable(self) -> Problem:
+        return Problem(
+            problems.TOKEN_UNAVAILABLE,
+            "The account has no token that could be sent; nothing was sent.",
+            retry_after=max(1, math.ceil(self._life.wait(self._wall()))),
+        )
+
+
+def _user(token: Secret) -> tuple[Any, ...] | None:
+    """Tenant, channel and user of a token (interface page, "The token"); `None` if it doesn't say."""
+    try:
+        document = orjson.loads(base64.b64decode(unquote_to_bytes(token.reveal()), validate=True))
+        return document["tenantId"], document["channelId"], document["userId"]
+    except (ValueError, LookupError, TypeError):
+        return None

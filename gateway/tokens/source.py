@@ -1,0 +1,62 @@
+"""Where tokens come from, as an account sees it.
+
+Owns the words between an account and its source. Refuses to know how a token is obtained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.model import Token
+
+
+class RefreshFailed(Exception):  # noqa: N818 - it names an end, after which the same is tried again later
+    """No token was obtained: `reason` is a word for logs, `wait` is in seconds until the next try, if that is known."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.wait = wait
+
+
+class Postponed(Exception):  # noqa: N818 - it names a state
+    """Nothing was tried, for a reason that is nobody's fault; it may be tried again in `wait` seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A newer token. `obtained` says that it was obtained here and now, `kept` that the store has it."""
+
+    token: Token
+    obtained: bool
+    kept: bool
+
+
+class Source(Protocol):
+    """Obtains tokens for one account.
+
+    `origin` is a word for operators. `key` is under which the store keeps the account's token: the same for every
+    replica that has to share it, and no other's. `renews` says that tokens can be had whenever they are wanted.
+    `patience` is for how long a request may wait for one, in seconds.
+    """
+
+    origin: str
+    renews: bool
+    patience: float
+
+    @property
+    def key(self) -> str:
+        """See above; it may change with the configuration."""
+        ...
+
+    async def renew(self, present: Token | None, *, usable: bool) -> Renewal:
+        """A token newer than the present one, which may still be `usable`.
+
+        Raises `RefreshFailed` and `Postponed`.
+        """
+        ...

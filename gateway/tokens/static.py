@@ -1,0 +1,78 @@
+"""Tokens that an operator puts into a file or a variable.
+
+Owns where that is, and reading it again. Refuses to call the same value a newer token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from gateway.model import Secret, Token
+from gateway.store import StoreUnavailable, Vault
+from gateway.tokens.source import RefreshFailed, Renewal
+
+_LOOK_AGAIN_SECONDS: Final = 0.0  # a file costs nobody anything, and is read for a request alone
+_FIRST_GENERATION: Final = 1
+
+
+class StaticSource:
+    """One place where a token is kept.
+
+    `read` fetches the present value, and raises `OSError` or `ValueError` if it can't. `wall` is in epoch seconds.
+    What NSLB makes of a token in band belongs to that token: the store keeps it under a digest of the value that it
+    began with, so that a new value in its place begins anew, in every replica.
+    """
+
+    renews = False
+    patience = 2.0
+
+    def __init__(
+        self, value: Secret, read: Callable[[], Secret], origin: str, vault: Vault, wall: Callable[[], float]
+    ) -> None:
+        self.origin = origin
+        self._value = value
+        self._read = read
+        self._vault = vault
+        self._wall = wall
+
+    @property
+    def key(self) -> str:
+        """A digest of the value. A token is random enough for that to tell nothing of it."""
+        return hashlib.sha256(b"static\0" + self._value.reveal()).hexdigest()
+
+    def first(self) -> Token:
+        """The token that the configuration brought."""
+        return Token(self._value, _FIRST_GENERATION, self._wall())
+
+    def follow(self, value: Secret, read: Callable[[], Secret], origin: str, generation: int) -> Token | None:
+        """Go on under a new configuration, after that generation; the token that is there now, if it is another."""
+        self._read = read
+        self.origin = origin
+        return self._replaced(value, generation)
+
+    async def renew(self, present: Token | None, *, usable: bool) -> Renewal:
+        """What is kept there now, if it is another value than the last time, or what another replica knows."""
+        del usable
+        generation = present.generation if present is not None else 0
+        try:
+            value = self._read()
+        except (OSError, ValueError):
+            raise RefreshFailed("unreadable", _LOOK_AGAIN_SECONDS) from None
+        replaced = self._replaced(value, generation)
+        try:
+            shelved = await self._vault.token(self.key)
+        except StoreUnavailable:
+            shelved = None
+        if shelved is not None and shelved.token is not None and shelved.generation > generation:
+            return Renewal(shelved.token, obtained=False, kept=True)
+        if replaced is not None:
+            return Renewal(replaced, obtained=True, kept=False)
+        raise RefreshFailed("unchanged", _LOOK_AGAIN_SECONDS)
+
+    def _replaced(self, value: Secret, generation: int) -> Token | None:
+        if value == self._value:
+            return None
+        self._value = value
+        return Token(value, generation + 1, self._wall())
