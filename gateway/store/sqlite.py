@@ -59,12 +59,18 @@ WHERE key = :key AND working AND fence = :fence AND until > :now
 
 
 class SqliteStore:
-    """A file in SQLite's format, in write-ahead mode. `wall` is in epoch seconds, shared by all on this machine."""
+    """A file in SQLite's format, in write-ahead mode.
+
+    `wall` is in epoch seconds, the same for all on this machine; `busy_seconds` is how long to wait for others.
+    """
 
     shared = True
 
-    def __init__(self, path: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, wall: Callable[[], float] = time.time, *, busy_seconds: float = _BUSY_SECONDS
+    ) -> None:
         self._path = path
+        self._busy_seconds = busy_seconds
         self._wall = wall
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
@@ -171,7 +177,7 @@ class SqliteStore:
             # SQLite gives its side files the mode of the file, and makes that one readable by everybody.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
             connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
             try:
                 self._prepare(connection)

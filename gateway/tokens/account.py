@@ -82,8 +82,10 @@ class Account:
         if self.credential() is not None:
             return
         give_up = asyncio.get_running_loop().time() + self.source.patience
+        failures = self._life.failures
         while True:
-            self.tend()
+            if self.source.renews or self._life.failures == failures:
+                self.tend()
             if self.credential() is not None:
                 return
             if self._refresh is None and self._life.second_try(self._wall()) is None:

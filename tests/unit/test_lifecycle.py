@@ -1,0 +1,235 @@
+"""The life of a token: what may be sent, when it is refreshed, and how often that can be tried."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.model import Secret, Token
+from gateway.tokens.lifecycle import BURST, REFILL_SECONDS, Lifecycle, State, Trigger, backoff, next_generation
+
+HOUR = 3600.0
+
+
+def token(generation: int, obtained: float, lasts: float | None = HOUR) -> Token:
+    return Token(Secret(f"t{generation}"), generation, obtained, None if lasts is None else obtained + lasts)
+
+
+def fresh(now: float = 0.0) -> Lifecycle:
+    """A life in which a token has just been obtained."""
+    life = Lifecycle(HOUR, renews=True)
+    life.begin(Trigger.START, now)
+    life.take(token(1, now))
+    life.succeed(now)
+    return life
+
+
+def test_an_account_without_a_token_is_to_get_one_at_once() -> None:
+    life = Lifecycle(HOUR, renews=True)
+
+    assert life.state(5.0) is State.ABSENT
+    assert life.usable(5.0) is None
+    assert life.due(5.0) is Trigger.START
+    assert life.next(5.0) == 0.0
+
+
+def test_it_is_refreshed_when_half_of_its_life_is_over_and_not_before() -> None:
+    life = fresh(100.0)
+
+    assert life.state(100.0) is State.FRESH
+    assert life.due(100.0 + HOUR / 2 - 0.001) is None
+    assert life.next(100.0) == HOUR / 2
+    assert life.due(100.0 + HOUR / 2) is Trigger.EARLY
+    assert life.usable(100.0 + HOUR / 2) is not None
+
+
+def test_it_is_used_to_its_last_moment_and_not_in_the_next() -> None:
+    life = fresh()
+
+    assert life.usable(HOUR - 0.001) is not None
+    assert life.usable(HOUR) is None
+    assert life.due(HOUR) is Trigger.EXPIRED
+    assert life.state(HOUR) is State.EXPIRED
+
+
+def test_a_refresh_under_way_is_not_begun_again_and_the_token_goes_on() -> None:
+    life = fresh()
+    life.begin(Trigger.EARLY, HOUR / 2)
+
+    assert life.state(HOUR / 2) is State.REFRESHING
+    assert life.due(HOUR / 2) is None
+    assert life.due(2 * HOUR) is None
+    assert life.next(HOUR / 2) is None
+    assert life.usable(HOUR / 2) is not None
+
+
+def test_a_refused_token_is_not_sent_and_a_refusal_of_a_former_one_says_nothing() -> None:
+    life = fresh()
+    life.take(token(7, 10.0))
+    life.refuse(1)
+    assert life.usable(10.0) is not None
+
+    life.refuse(7)
+
+    assert life.usable(10.0) is None
+    assert life.due(10.0) is Trigger.REFUSED
+    assert life.state(10.0) is State.EXPIRED
+    assert life.take(token(8, 11.0))
+    assert life.usable(11.0) is not None
+    assert life.due(11.0) is None
+
+
+def test_what_is_no_newer_is_not_taken() -> None:
+    life = fresh()
+    life.take(token(5, 0.0))
+
+    assert not life.take(token(5, 9.0))
+    assert not life.take(token(4, 9.0))
+    assert life.generation == 5
+
+
+def test_a_failure_is_told_waited_for_and_forgotten_with_the_next_success() -> None:
+    life = fresh()
+    half = HOUR / 2
+    life.begin(Trigger.EARLY, half)
+    life.fail(half, "unreachable", 8.0)
+
+    assert life.state(half) is State.FRESH
+    assert life.last is not None
+    assert (life.last.trigger, life.last.failure, life.failures) == (Trigger.EARLY, "unreachable", 1)
+    assert life.next(half) == 8.0
+    assert life.due(half + 7.9) is None
+    assert life.due(half + 8.0) is Trigger.EARLY
+    assert life.state(HOUR) is State.FAILED
+    life.wait(half)
+    life.begin(Trigger.EARLY, half + 8.0)
+    life.take(token(2, half + 8.0))
+    life.succeed(half + 8.0)
+    assert life.failures == 0
+    assert life.last.failure is None
+    assert life.state(half + 8.0) is State.FRESH
+
+
+def test_the_second_try_is_worth_waiting_for_and_the_third_is_not() -> None:
+    life = fresh()
+    life.refuse(1)
+    assert life.second_try(0.0) is None
+    life.begin(Trigger.REFUSED, 0.0)
+    assert life.second_try(0.0) is None
+    life.fail(0.0, "timeout", 1.5)
+    assert life.second_try(0.5) == 1.0
+    life.begin(Trigger.REFUSED, 1.5)
+    life.fail(1.5, "timeout", 3.0)
+    assert life.second_try(1.5) is None
+
+
+def test_what_was_not_tried_is_no_failure_and_costs_nothing() -> None:
+    life = fresh()
+    for _ in range(3 * BURST):
+        life.begin(Trigger.EARLY, HOUR / 2)
+        life.postpone(HOUR / 2, 0.0)
+
+    assert life.due(HOUR / 2) is Trigger.EARLY
+    assert life.failures == 0
+    life.postpone(HOUR / 2, 3.0)
+    assert life.due(HOUR / 2) is None
+    assert life.wait(HOUR / 2) == 3.0
+
+
+def test_a_token_that_nslb_brought_is_told_apart() -> None:
+    life = fresh()
+    life.take(token(2, 5.0), in_band=True)
+    assert life.state(5.0) is State.RENEWED
+    life.take(token(3, 6.0))
+    assert life.state(6.0) is State.FRESH
+
+
+def test_a_token_that_cannot_be_renewed_is_tried_again_only_for_a_request_or_after_a_reload() -> None:
+    life = Lifecycle(HOUR, renews=False)
+    life.take(token(1, 0.0, lasts=None))
+    assert life.usable(1e9) is not None
+    assert life.next(1e9) is None
+    life.refuse(1)
+    assert life.next(0.0) is None
+    for _ in range(5 * BURST):
+        assert life.due(0.0) is Trigger.REFUSED
+        life.begin(Trigger.REFUSED, 0.0)
+        life.fail(0.0, "unchanged", 0.0)
+    assert life.usable(0.0) is None
+    life.hurry()
+    assert life.usable(0.0) is not None
+
+
+def test_hurrying_lets_the_next_try_come_at_once_but_a_refused_token_stay_refused() -> None:
+    life = fresh()
+    life.refuse(1)
+    life.begin(Trigger.REFUSED, 0.0)
+    life.fail(0.0, "refused", 60.0)
+    assert life.due(1.0) is None
+
+    life.hurry()
+
+    assert life.due(1.0) is Trigger.REFUSED
+    assert life.usable(1.0) is None
+
+
+def test_a_clock_that_is_set_back_puts_nothing_off() -> None:
+    life = fresh(1000.0)
+    life.refuse(1)
+    life.begin(Trigger.REFUSED, 1000.0)
+    life.fail(1000.0, "timeout", 4.0)
+    assert life.wait(1000.0) == 4.0
+
+    assert life.wait(100.0) == 4.0
+    assert life.wait(103.0) == 1.0
+    assert life.due(104.0) is Trigger.REFUSED
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3, 4, 5, 6, 7, 50, 100_000])
+def test_the_backoff_grows_is_capped_and_scattered(failures: int) -> None:
+    random.seed(failures)
+    waits = [backoff(failures) for _ in range(2000)]
+
+    longest = min(60.0, 2.0 ** min(failures, 6))
+    assert 1.0 <= min(waits) < 1.0 + longest / 10
+    assert 0.9 * longest < max(waits) <= max(1.0, longest)
+    assert len({round(wait, 6) for wait in waits}) > 900
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.booleans(), st.booleans()), max_size=400))
+def test_however_refreshes_end_there_are_only_so_many(steps: list[tuple[float, bool, bool]]) -> None:
+    """The bound that the README documents, over every stretch of time."""
+    life = Lifecycle(HOUR, renews=True)
+    now, generation = 0.0, 0
+    begun: list[float] = []
+    for seconds, succeeds, refuses in steps:
+        now += seconds
+        if refuses:
+            life.refuse(life.generation)
+        trigger = life.due(now)
+        if trigger is None:
+            continue
+        begun.append(now)
+        life.begin(trigger, now)
+        if succeeds:
+            generation += 1
+            life.take(token(generation, now))
+            life.succeed(now)
+        else:
+            life.fail(now, "timeout", backoff(life.failures + 1))
+
+    for first, start in enumerate(begun):
+        for last in range(first, len(begun)):
+            allowed = BURST + (begun[last] - start) / REFILL_SECONDS
+            assert last - first + 1 <= allowed + 1e-6
+
+
+@given(st.integers(0, 2**53), st.floats(0, 4e9))
+def test_the_next_generation_is_greater_than_any_before(after: int, now: float) -> None:
+    following = next_generation(after, now)
+
+    assert following > after
+    assert following >= int(now * 1000)
