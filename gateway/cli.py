@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -76,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     new.set_defaults(run=_key_new)
     digest = key.add_parser("hash", help="read a key from standard input and print its digest")
     digest.set_defaults(run=_key_hash)
+
+    encryption = key.add_parser("encryption", help="make a key for store.encryption_keys and print it, this once")
+    encryption.set_defaults(run=_key_encryption)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(run=_schema)
@@ -153,6 +158,12 @@ def _key_hash(_: argparse.Namespace) -> int:
         print("The key must be one line of visible ASCII characters.", file=sys.stderr)
         return 1
     print(f"sha256:{digest(key).hex()}")
+    return 0
+
+
+def _key_encryption(_: argparse.Namespace) -> int:
+    print(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode("ascii"))
+    print("Keep it in a file or a variable, and name that in store.encryption_keys.", file=sys.stderr)
     return 0
 
 

@@ -23,7 +23,7 @@ import aiohttp
 from gateway.auth import new_key
 from gateway.model import Secret
 from gateway.server import Server, event_loop
-from gateway.simulator import Simulator
+from gateway.simulator import APP_KEY, APP_SECRET, Simulator
 
 _PORT: Final = 8080
 _ADMIN_PORT: Final = 9090
@@ -57,14 +57,19 @@ def demo(*, once: bool, directory: Path | None = None) -> int:
 async def _demo(directory: Path, *, once: bool) -> int:
     async with Simulator(directory) as simulator:
         key = new_key()
-        token_file = directory / "token"
-        token_file.write_text(simulator.issue_token(_USER), encoding="ascii")
+        application = {
+            "app_key": (directory / "app-key", APP_KEY),
+            "app_secret": (directory / "app-secret", APP_SECRET),
+        }
+        for path, secret in application.values():
+            path.write_text(secret, encoding="ascii")
         configuration = directory / "gateway.yaml"
-        configuration.write_text(_configuration(simulator, key, token_file), encoding="utf-8")
+        files = {name: path for name, (path, _) in application.items()}
+        configuration.write_text(_configuration(simulator, key, files), encoding="utf-8")
         server = Server(configuration)
         await server.start()
         variables = directory / _VARIABLES
-        names = _names(server, simulator, key, token_file, configuration)
+        names = _names(server, simulator, key, configuration)
         variables.write_text(_variables(names), encoding="utf-8")
         try:
             _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
@@ -102,7 +107,7 @@ async def _until_told() -> None:
     await told.wait()
 
 
-def _configuration(simulator: Simulator, key: Secret, token_file: Path) -> str:
+def _configuration(simulator: Simulator, key: Secret, application: Mapping[str, Path]) -> str:
     return f"""\
 listen: {{address: 127.0.0.1:{_free_or_any(_PORT)}}}
 admin: {{address: 127.0.0.1:{_free_or_any(_ADMIN_PORT)}}}
@@ -110,7 +115,14 @@ upstream:
   endpoints: {json.dumps(simulator.endpoints)}
   tls: {{ca: {json.dumps(str(simulator.ca))}, server_name: {simulator.server_name}}}
 accounts:
-  demo: {{token: {{file: {json.dumps(str(token_file))}}}}}
+  demo:
+    apply_token:
+      url: {simulator.fabric_url}
+      app_key: {{file: {json.dumps(str(application["app_key"]))}}}
+      app_secret: {{file: {json.dumps(str(application["app_secret"]))}}}
+      user_id: {_USER}
+      channel_id: "2023"
+      tls: {{ca: {json.dumps(str(simulator.ca))}, server_name: {simulator.fabric_name}}}
 services:
   demo:
     accounts: [demo]
@@ -130,7 +142,7 @@ def _free_or_any(port: int) -> int:
     return port
 
 
-def _names(server: Server, simulator: Simulator, key: Secret, token_file: Path, configuration: Path) -> dict[str, str]:
+def _names(server: Server, simulator: Simulator, key: Secret, configuration: Path) -> dict[str, str]:
     """What the README's commands use by name."""
     return {
         "GATEWAY": f"http://{server.address}",
@@ -138,7 +150,6 @@ def _names(server: Server, simulator: Simulator, key: Secret, token_file: Path, 
         "CONTROL": simulator.control_url,
         "NSLB": simulator.endpoints[0].removeprefix("https://"),
         "KEY": key.reveal().decode("ascii"),
-        "TOKEN_FILE": str(token_file),
         "CONFIG_FILE": str(configuration),
     }
 
@@ -152,9 +163,7 @@ def _what_to_try(names: Mapping[str, str], variables: Path) -> str:
     """Commands to copy, each of which works as it stands, in a shell that knows none of the names."""
     dial = f"curl -i {names['GATEWAY']}/dial -H 'Content-Type: application/json'"
     good = f"-H 'Authorization: Bearer {names['KEY']}'"
-    token, fresh, configuration = (
-        shlex.quote(path) for path in (names["TOKEN_FILE"], names["TOKEN_FILE"] + ".new", names["CONFIG_FILE"])
-    )
+    configuration = shlex.quote(names["CONFIG_FILE"])
     return f"""\
 What to try in another terminal. Ctrl-C ends this demonstration. The addresses, the key and the files that the README
 uses by name are in a file for your shell:
@@ -169,12 +178,14 @@ uses by name are in a file for your shell:
 # a mistake: refused, and the answer says what is wrong
 {dial} {good} -d '{{"media": "voice", "acount": "demo"}}'
 
-# the account's token expires: the next call is refused by the contact centre, and the answer says so
+# the account's token ends: the gateway applies for another one, and sends the call once more
 curl -X POST {names["CONTROL"]}/expire
+{dial} {good} -d '{{"media": "voice"}}'
 
-# a new token, moved to where the gateway finds it by itself
-curl -s {names["CONTROL"]}/tokens -d '{{"user": "{_USER}"}}' | sed -E 's/.*"token": *"([^"]+)".*/\\1/' > {fresh}
-mv {fresh} {token}
+# nobody makes tokens any more: calls go on for as long as the present token lives
+curl {names["CONTROL"]}/faults -d '{{"kind": "status", "operation": "applyToken", "status": 500, "times": null}}'
+{dial} {good} -d '{{"media": "voice"}}'
+curl -X DELETE {names["CONTROL"]}/faults
 
 # break the configuration: the old one goes on, and the log says what is wrong and where
 echo 'listn: {{}}' >> {configuration}

@@ -19,8 +19,7 @@ import aiohttp
 import yaml
 
 from gateway.server import Server
-from gateway.simulator import Certificates, Simulator
-from gateway.simulator.simulator import APP_KEY, APP_SECRET
+from gateway.simulator import APP_KEY, APP_SECRET, Certificates, Simulator
 
 KEY = "dgw_" + "k" * 43
 OTHER_KEY = "dgw_" + "o" * 43

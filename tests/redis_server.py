@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -75,11 +76,12 @@ class RedisProcess:
         async with self.client() as client:
             await client.flushall()
 
-    async def content(self) -> dict[bytes, dict[bytes, bytes] | bytes | None]:
+    async def content(self) -> dict[bytes, Any]:
         """Everything in it, hashes as dictionaries."""
-        found: dict[bytes, dict[bytes, bytes] | bytes | None] = {}
+        found: dict[bytes, Any] = {}
         async with self.client() as client:
             for key in await client.keys("*"):
+                assert isinstance(key, bytes)
                 kind = await client.type(key)
                 found[key] = await client.hgetall(key) if kind == b"hash" else await client.get(key)
         return found

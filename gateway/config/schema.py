@@ -191,7 +191,7 @@ class Store(Model):
 
     url: StoreUrl = Field(default_factory=lambda: StoreAddress("memory"), json_schema_extra={"default": "memory:"})
     encryption_keys: Annotated[tuple[EncryptionKey, ...], BeforeValidator(to_tuple)] = Field(
-        default=(), max_length=16, description="What is stored is encrypted with the first; all decrypt."
+        default=(), description="What is stored is encrypted with the first; all decrypt."
     )
     username: Text | None = Field(default=None, description="User at Redis.")
     password: TextSecret | None = Field(default=None)

@@ -8,8 +8,20 @@ from gateway.simulator.calls import Call, Event
 from gateway.simulator.certificates import Certificates, Pair
 from gateway.simulator.command import serve
 from gateway.simulator.faults import Fault
-from gateway.simulator.simulator import Simulator
+from gateway.simulator.simulator import APP_KEY, APP_SECRET, Simulator
 from gateway.simulator.tokens import Holder
 from gateway.simulator.wire import Received
 
-__all__ = ["Call", "Certificates", "Event", "Fault", "Holder", "Pair", "Received", "Simulator", "serve"]
+__all__ = [
+    "APP_KEY",
+    "APP_SECRET",
+    "Call",
+    "Certificates",
+    "Event",
+    "Fault",
+    "Holder",
+    "Pair",
+    "Received",
+    "Simulator",
+    "serve",
+]

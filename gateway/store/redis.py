@@ -6,10 +6,10 @@ again by itself: what a lost answer means is for those who asked to know.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -134,7 +134,7 @@ class RedisStore:
 
     async def read(self, key: str) -> Stored | None:
         """See `Shelf.read`."""
-        async with _available():
+        async with self._available():
             generation, sealed = await self._client.hmget(_name(key), ["g", "s"])
         return Stored(int(generation), sealed) if generation is not None and isinstance(sealed, bytes) else None
 
@@ -157,7 +157,7 @@ class RedisStore:
 
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """See `Store.listen`. What a server forgets it does not tell; its epoch, which it forgets as well, does."""
-        async with _available(), self._client.pubsub() as subscription:
+        async with self._available(), self._client.pubsub() as subscription:
             await subscription.subscribe(_CHANNEL)
             epoch = await self._epoch()
             heard(None)
@@ -174,9 +174,19 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close all connections."""
-        async with _available():
+        async with self._available():
             await self._client.aclose()
             await self._pool.disconnect()
+
+    @contextlib.asynccontextmanager
+    async def _available(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            # The idle connections are probably as dead, and the next to use one of them would be told so.
+            with contextlib.suppress(RedisError, OSError):
+                await self._pool.disconnect(inuse_connections=False)
+            raise StoreUnavailable(type(exc).__name__) from None
 
     async def _epoch(self) -> bytes | str | None:
         drawn = secrets.token_hex(8)
@@ -184,16 +194,8 @@ class RedisStore:
         return await self._client.get(_EPOCH)
 
     async def _script(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
-        async with _available():
+        async with self._available():
             return await self._scripts[script](keys=[_name(key)], args=list(arguments))
-
-
-@asynccontextmanager
-async def _available() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as exc:
-        raise StoreUnavailable(type(exc).__name__) from None
 
 
 def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:

@@ -1,33 +1,27 @@
 """One account: the token that is sent for it, the session cookies that came with it, and keeping both good.
 
 Owns the present credential of a contact-centre user, and that at most one refresh of it runs in this process.
-Refuses to show a token (it is a `Secret`), to change a byte of it, to send one that is over or that NSLB refused,
-and to mix the cookies of two users.
+Refuses to send a token that is over or that NSLB refused, and to take one from an answer that comes late.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
-
-import orjson
 
 from gateway import problems
 from gateway.model import Credential, Secret, Token
 from gateway.problems import Problem
-from gateway.store import StoreUnavailable, Vault
+from gateway.store import Vault
 from gateway.telemetry import Log, Metrics
 from gateway.tokens.lifecycle import Lifecycle, Trigger, backoff, next_generation
+from gateway.tokens.session import Session, user_of
+from gateway.tokens.sharing import Sharing
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
 
-_MOST_COOKIES: Final = 4
-_MOST_COOKIE_BYTES: Final = 4096
 _MOST_SLEEP_SECONDS: Final = 60.0
 _LEAST_SLEEP_SECONDS: Final = 0.01
 _LAST_SECONDS: Final = 1.0
@@ -52,24 +46,17 @@ class Account:
     ) -> None:
         self.name = name
         self.source = source
-        self._vault = vault
         self._log = log
         self._metrics = metrics
         self._wall = wall
         self._life = Lifecycle(lasts, renews=source.renews)
-        self._session: dict[bytes, bytes] = {}
+        self._session = Session()
         self._credential: Credential | None = None
         self._ends = math.inf
-        self._key = source.key
-        # The generation that the store has, as far as is known: what this replica writes takes its place.
-        self._kept = 0
+        self._sharing = Sharing(vault, source.key, self._life, self._take, wall)
         self._refresh: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._changed: asyncio.Event = asyncio.Event()
-        self._errands: set[asyncio.Task[None]] = set()
-        self._looking = False
-        self._look_again = False
-        vault.follow(self._key, self.look)
 
     # --- for a request
 
@@ -118,7 +105,7 @@ class Account:
         present = self._life.token
         if present is None or present.generation != generation or value == present.value:
             return
-        user, before = _user(value), _user(present.value)
+        user, before = user_of(value), user_of(present.value)
         if user is not None and before is not None and user != before:
             self._log.error("token.refresh_failed", account=self.name, trigger=Trigger.IN_BAND, reason="other_user")
             self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "failure")
@@ -128,20 +115,16 @@ class Account:
         self._take(token, in_band=True)
         self._log.info("token.renewed_in_band", account=self.name, generation=token.generation)
         self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "success")
-        self._go(self._keep(token))
+        self._sharing.keep(token)
 
     def keep_session(self, cookies: Mapping[bytes, bytes], generation: int) -> None:
         """Keep what NSLB set in answer to a request with the token of that generation; an empty value deletes.
 
-        What was set for a former token is not kept. Nor are more cookies than a session needs: an answer must not
-        grow every later request.
+        What was set for a former token is not kept.
         """
         if generation != self._life.generation:
             return
-        session = {name: value for name, value in (self._session | dict(cookies)).items() if value}
-        size = sum(len(name) + len(value) for name, value in session.items())
-        if session != self._session and len(session) <= _MOST_COOKIES and size <= _MOST_COOKIE_BYTES:
-            self._session = session
+        if self._session.keep(cookies):
             self._settle()
 
     # --- its life
@@ -173,29 +156,20 @@ class Account:
         self.source = source
         self._life.lasts = lasts
         self._life.hurry()
-        self._follow_key()
+        self._sharing.move(self.source.key)
         if token is None or not self._take(token):
             self._settle()
 
-    def look(self) -> None:
-        """Look into the store, soon: there may be a newer token, or it may want ours."""
-        if self._looking:
-            self._look_again = True
-        else:
-            self._looking = True
-            self._go(self._look())
-
     async def looked(self) -> None:
         """Look into the store now."""
-        with contextlib.suppress(StoreUnavailable):
-            await self._catch_up()
+        await self._sharing.looked()
 
     async def close(self) -> None:
         """End what runs for it, giving it a moment to end by itself."""
-        self._vault.leave(self._key, self.look)
+        self._sharing.leave()
         if self._timer is not None:
             self._timer.cancel()
-        running = [*self._errands, *([self._refresh] if self._refresh is not None else [])]
+        running = [*self._sharing.running, *([self._refresh] if self._refresh is not None else [])]
         if running:
             _, unfinished = await asyncio.wait(running, timeout=_LAST_SECONDS)
             for task in unfinished:
@@ -231,7 +205,7 @@ class Account:
     async def _run(self, trigger: Trigger) -> None:
         started = time.monotonic()
         try:
-            renewal = await self.source.renew(self._life.token, usable=self.credential() is not None)
+            renewal = await self.source.renew(self._life.token, lambda: self._life.usable(self._wall()))
         except Postponed as later:
             self._life.postpone(self._wall(), later.wait)
         except RefreshFailed as failure:
@@ -254,9 +228,9 @@ class Account:
         token = renewal.token
         self._life.succeed(self._wall())
         taken = self._take(token)
-        self._follow_key()
+        self._sharing.move(self.source.key)
         if renewal.kept:
-            self._kept = max(self._kept, token.generation)
+            self._sharing.has(token.generation)
         if not renewal.obtained:
             return
         self._metrics.token_refreshed(self.name, trigger, "success", duration)
@@ -268,7 +242,7 @@ class Account:
             duration=round(duration, 6),
         )
         if not (taken and renewal.kept):
-            self.look()
+            self._sharing.look()
 
     def _failed(self, trigger: Trigger, reason: str, wait: float, duration: float) -> None:
         last = self._life.last
@@ -285,47 +259,14 @@ class Account:
             duration=round(duration, 6),
         )
 
-    async def _look(self) -> None:
-        try:
-            while True:
-                self._look_again = False
-                await self.looked()
-                if not self._look_again:
-                    return
-        finally:
-            self._looking = False
-
-    async def _catch_up(self) -> None:
-        """Take what the store has if it is newer; give it ours if it has an older one, or none."""
-        key = self._key
-        shelved = await self._vault.token(key)
-        known = shelved.generation if shelved is not None else 0
-        if key != self._key:
-            return
-        self._kept = known
-        token = self._life.token
-        if shelved is not None and shelved.token is not None and known > self._life.generation:
-            if shelved.token.expires is None or self._wall() < shelved.token.expires:
-                self._take(shelved.token)
-        elif token is not None and token.expires is not None and known < token.generation and self.credential():
-            await self._keep(token)
-
-    async def _keep(self, token: Token) -> None:
-        """Put a token into the store in the place of the one that it is known to have."""
-        with contextlib.suppress(StoreUnavailable):
-            if await self._vault.put(self._key, token, after=self._kept, fence=None):
-                self._kept = token.generation
-            else:
-                self.look()
-
     def _take(self, token: Token, *, in_band: bool = False) -> bool:
         """Take a newer token. The session goes on only if it is visibly the same user's."""
         before = self._life.token
         if not self._life.take(token, in_band=in_band):
             return False
-        user = _user(token.value)
-        if before is None or user is None or user != _user(before.value):
-            self._session = {}
+        user = user_of(token.value)
+        if before is None or user is None or user != user_of(before.value):
+            self._session.end()
         self._settle()
         if token.expires is not None:
             self._metrics.token_expires(self.name, token.expires)
@@ -339,18 +280,8 @@ class Account:
         if token is None:
             self._credential = None
             return
-        parts = [b"ccmessaging-token=" + token.value.reveal()]
-        parts += [name + b"=" + value for name, value in self._session.items()]
-        secrets = (token.value, *(Secret(value) for value in self._session.values()))
-        self._credential = Credential(token.generation, b"; ".join(parts), secrets)
+        self._credential = self._session.credential(token)
         self._ends = math.inf if token.expires is None else token.expires
-
-    def _follow_key(self) -> None:
-        if self.source.key != self._key:
-            self._vault.leave(self._key, self.look)
-            self._key = self.source.key
-            self._kept = 0
-            self._vault.follow(self._key, self.look)
 
     def _tell(self) -> None:
         """Wake those who wait for a token."""
@@ -367,23 +298,9 @@ class Account:
             seconds = min(_MOST_SLEEP_SECONDS, max(_LEAST_SLEEP_SECONDS, wait))
             self._timer = asyncio.get_running_loop().call_later(seconds, self.tend)
 
-    def _go(self, errand: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
-
     def _unavailable(self) -> Problem:
         return Problem(
             problems.TOKEN_UNAVAILABLE,
             "The account has no token that could be sent; nothing was sent.",
             retry_after=max(1, math.ceil(self._life.wait(self._wall()))),
         )
-
-
-def _user(token: Secret) -> tuple[Any, ...] | None:
-    """Tenant, channel and user of a token (interface page, "The token"); `None` if it doesn't say."""
-    try:
-        document = orjson.loads(base64.b64decode(unquote_to_bytes(token.reveal()), validate=True))
-        return document["tenantId"], document["channelId"], document["userId"]
-    except (ValueError, LookupError, TypeError):
-        return None

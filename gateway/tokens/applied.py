@@ -59,18 +59,19 @@ class AppliedSource:
         """A digest of the identity."""
         return self._key
 
-    async def renew(self, present: Token | None, *, usable: bool) -> Renewal:
+    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
         """See `Source.renew`."""
         generation = present.generation if present is not None else 0
         try:
-            return await self._in_turn(generation)
+            return await self._in_turn(generation, usable)
         except StoreUnavailable:
-            if usable:
+            # Asked now, and not when this began: news may have come in between.
+            if usable() is not None:
                 raise Postponed(_STORE_AGAIN_SECONDS) from None
             return Renewal(await self._apply(generation), obtained=True, kept=False)
 
-    async def _in_turn(self, generation: int) -> Renewal:
-        lease = await self._lease(generation)
+    async def _in_turn(self, generation: int, usable: Callable[[], Token | None]) -> Renewal:
+        lease = await self._lease(generation, usable)
         if isinstance(lease, Renewal):
             return lease
         hold: float | None = 0.0
@@ -101,10 +102,13 @@ class AppliedSource:
             if hold is not None:
                 await self._release(lease, hold)
 
-    async def _lease(self, generation: int) -> Lease | Renewal:
+    async def _lease(self, generation: int, usable: Callable[[], Token | None]) -> Lease | Renewal:
         """Leave to apply for a token, or the token that somebody else has applied for meanwhile."""
         looks = round(self._timeout / _LOOK_SECONDS)
         while True:
+            token = usable()
+            if token is not None and token.generation > generation:
+                return Renewal(token, obtained=False, kept=False)
             if (known := self._newer(await self._vault.token(self._key), generation)) is not None:
                 return known
             lease = await self._vault.lease(self._key, self._timeout + _LEASE_MARGIN_SECONDS)

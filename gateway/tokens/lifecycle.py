@@ -81,6 +81,7 @@ class Lifecycle:
         self._refused = 0
         self._attempt: Trigger | None = None
         self._not_before = 0.0
+        self._not_hurried_before = 0.0
         self._allowance = float(BURST)
         self._counted = 0.0
         self._latest = 0.0
@@ -127,7 +128,7 @@ class Lifecycle:
 
     def hurry(self) -> None:
         """Let what failed be tried at once, and a token that nothing can take the place of be sent again."""
-        self._not_before = 0.0
+        self._not_before = self._not_hurried_before = 0.0
         if not self.renews:
             self._refused = 0
 
@@ -141,7 +142,9 @@ class Lifecycle:
     def wait(self, now: float) -> float:
         """For how many seconds no refresh may begin, whatever the reason."""
         lacking = (1.0 - self._spare(now)) * REFILL_SECONDS
-        return max(0.0, lacking, self._not_before - now)
+        # What was put off because the token could still be sent is not put off any more when it can't.
+        later = self._not_hurried_before if self.usable(now) is not None else self._not_before
+        return max(0.0, lacking, later - now)
 
     def second_try(self, now: float) -> float | None:
         """In how many seconds the second try comes, if the first one has just failed.
@@ -175,12 +178,14 @@ class Lifecycle:
         """It has failed; the next may begin in so many seconds."""
         self._end(now, reason)
         self.failures += 1
-        self._not_before = now + wait
+        self._not_before = self._not_hurried_before = now + wait
 
     def postpone(self, now: float, wait: float) -> None:
         """It has not been tried after all, and may be in so many seconds."""
         self._attempt = None
-        self._not_before = now + wait
+        self._not_hurried_before = now + wait
+        if self.usable(now) is None:
+            self._not_before = now + wait
         self._allowance = min(float(BURST), self._allowance + 1.0)
 
     # --- inside
@@ -211,6 +216,7 @@ class Lifecycle:
         if now < self._latest:
             # The clock was set back: what is to be waited for does not get longer by that.
             self._not_before -= self._latest - now
+            self._not_hurried_before -= self._latest - now
             self._counted -= self._latest - now
         self._latest = now
         if not self.renews:

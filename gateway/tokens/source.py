@@ -5,6 +5,7 @@ Owns the words between an account and its source. Refuses to know how a token is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,8 +55,8 @@ class Source(Protocol):
         """See above; it may change with the configuration."""
         ...
 
-    async def renew(self, present: Token | None, *, usable: bool) -> Renewal:
-        """A token newer than the present one, which may still be `usable`.
+    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
+        """A token newer than the present one. `usable` is what can be sent by now, which may be a newer one already.
 
         Raises `RefreshFailed` and `Postponed`.
         """

@@ -52,7 +52,7 @@ class StaticSource:
         self.origin = origin
         return self._replaced(value, generation)
 
-    async def renew(self, present: Token | None, *, usable: bool) -> Renewal:
+    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
         """What is kept there now, if it is another value than the last time, or what another replica knows."""
         del usable
         generation = present.generation if present is not None else 0

@@ -9,9 +9,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +20,7 @@ import yaml
 from gateway import __version__
 from gateway.simulator import Fault, Simulator
 from tests.harness import KEY, Farm, settings, until
-
-COMMAND = [sys.executable, "-m", "gateway"]
-
-
-@dataclass
-class Process:
-    """A running `dial-gateway serve` and the log lines that it has written."""
-
-    process: asyncio.subprocess.Process
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    text: list[bytes] = field(default_factory=list)
-    reader: asyncio.Task[None] | None = None
-
-    async def read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.text.append(line)
-            self.lines.append(json.loads(line))
-
-    async def started(self) -> None:
-        self.reader = asyncio.create_task(self.read())
-        await until(lambda: self.of("gateway.started") or self.process.returncode is not None)
-        assert self.process.returncode is None
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["event"] == event]
-
-    @property
-    def base(self) -> str:
-        return f"http://{self.of('gateway.started')[0]['listen']}"
-
-    @property
-    def admin(self) -> str:
-        return f"http://{self.of('gateway.started')[0]['admin']}"
-
-    async def ended(self, number: signal.Signals | None = signal.SIGTERM) -> int:
-        if self.process.returncode is None and number is not None:
-            self.process.send_signal(number)
-        code = await self.process.wait()
-        if self.reader is not None:
-            await self.reader
-        return code
+from tests.running import COMMAND, Process
 
 
 @pytest.fixture

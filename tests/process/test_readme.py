@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -16,8 +17,10 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 
 from gateway.config import load
+from gateway.simulator import Certificates
 from tests.conftest import need
 from tests.harness import merge
 
@@ -176,9 +179,9 @@ def test_what_the_demonstration_prints_works_as_it_stands(first: Terminal, secon
     )
 
     statuses = [line.split()[1] for line in printed if line.startswith("HTTP/1.1 ")]
-    assert statuses == ["201", "401", "400"]
+    assert statuses == ["201", "401", "400", "201", "201"]
     assert '{"expired": 1}' in printed
-    assert 'gateway_requests_total{code="ok",operation="create",service="demo"} 2.0' in printed
+    assert 'gateway_requests_total{code="ok",operation="create",service="demo"} 4.0' in printed
     assert not any("rror" in line for line in printed if not line.startswith("{"))
 
 
@@ -214,14 +217,20 @@ def test_a_sidecar_is_called_over_its_socket(first: Terminal, second: Terminal, 
 
 
 @pytest.mark.parametrize("block", [block for block in blocks() if block.kind == "yaml"], ids=told)
-def test_its_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+def test_its_configuration_is_valid(block: Block, tmp_path: Path, certificates: Certificates) -> None:
     """A part of a configuration is one when the smallest whole one is around it."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "config" / "minimal.yaml").read_text())
     merge(settings, yaml.safe_load(block.text))
     merge(settings, {"accounts": {"sales": {"token": {"file": "token"}}}})
     settings["upstream"].pop("tls", None)
     (tmp_path / "token").write_text("token")
-    (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "encryption-key").write_bytes(Fernet.generate_key())
+    (tmp_path / "redis-password").write_text("password")
+    shutil.copy(certificates.ca, tmp_path / "redis-ca.pem")
+    text = yaml.safe_dump(settings)
+    for mount in ("/var/run/secrets/gateway/", "/etc/gateway/"):
+        text = text.replace(mount, "")
+    (tmp_path / "gateway.yaml").write_text(text)
 
     load(tmp_path / "gateway.yaml")
 

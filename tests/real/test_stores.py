@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,9 @@ from tests.harness import until
 from tests.redis_server import RedisProcess, redis_server
 
 Make = Callable[[], Store]
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+# What the README says that the user needs, and nothing more.
+README_RULES = re.findall(r"`~dial-gateway:\* &dial-gateway:\* ([^`]+)`", README)[0].split()
 KINDS = ["memory", "sqlite", "redis"]
 
 
@@ -271,6 +276,8 @@ def test_in_whatever_order_each_says_what_the_rules_say(
                 assert runner.run(store.reseal(key, b"r", generation=generation)) == shelf.reseal(
                     key, b"r", generation=generation
                 )
+            case _:
+                raise AssertionError(step)
         assert runner.run(store.read(key)) == shelf.read(key)
 
 
@@ -440,12 +447,13 @@ async def test_keys_in_redis_go_away_when_nobody_touches_them(tmp_path: Path, un
         await store.close()
 
 
+@asynccontextmanager
 async def redis_with_tls(directory: Path, certificates: Certificates, port: int) -> AsyncIterator[RedisProcess]:
     pair = certificates.issue("redis", hosts=("127.0.0.1",))
     tls = ["--port", "0", "--tls-port", str(port), "--tls-cert-file", str(pair.certificate)]
     tls += ["--tls-key-file", str(pair.key), "--tls-ca-cert-file", str(certificates.ca), "--tls-auth-clients", "no"]
     tls += ["--user", "default", "off"]
-    tls += ["--user", "gateway", "on", ">pass;word", "~dial-gateway:*", "&dial-gateway:*", "+@all"]
+    tls += ["--user", "gateway", "on", ">pass;word", "~dial-gateway:*", "&dial-gateway:*", *README_RULES]
     async with redis_server(directory / "redis", port, *tls) as server:
         yield server
 
@@ -453,7 +461,7 @@ async def redis_with_tls(directory: Path, certificates: Certificates, port: int)
 async def test_redis_over_tls_with_a_user_and_a_password(
     tmp_path: Path, certificates: Certificates, unused_tcp_port: int
 ) -> None:
-    async for server in redis_with_tls(tmp_path, certificates, unused_tcp_port):
+    async with redis_with_tls(tmp_path, certificates, unused_tcp_port) as server:
         good = RedisServer(
             "127.0.0.1", server.port, tls=True, ca=certificates.ca, username="gateway", password=Secret("pass;word")
         )

@@ -179,6 +179,10 @@ def families() -> dict[str, tuple[str, frozenset[str]]]:
     metrics.connections("https://nslb.example:1", 1, 1)
     metrics.certificate_expires("upstream", 1.0)
     metrics.reloaded("success")
+    metrics.token_expires("sales", 1.0)
+    metrics.token_refreshed("sales", "early", "success", 1.0)
+    metrics.store_available(available=True)
+    metrics.store_operation("read", "success", 1.0)
     found = {}
     for family in metrics.registry.collect():
         assert family.samples, family.name
@@ -232,7 +236,9 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
     written = {
         event
         for source in SOURCES.values()
-        for event in re.findall(r'"((?:request|gateway|config|log|internal|library)\.(?!yaml)[a-z_]+)"', source)
+        for event in re.findall(
+            r'"((?:request|gateway|config|log|internal|library|token|store)\.(?!yaml)[a-z_]+)"', source
+        )
     }
 
     rows = table("event", "level")

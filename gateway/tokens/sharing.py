@@ -1,0 +1,108 @@
+"""What an account has in common with its replicas: one place in the store.
+
+Owns which generation the store is known to have, taking what is newer there, and putting ours there when it has
+lost it. Refuses to put a token in the place of one that it has not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.model import Token
+from gateway.store import StoreUnavailable, Vault
+from gateway.tokens.lifecycle import Lifecycle
+
+
+class Sharing:
+    """The place of one account, under a key.
+
+    `take` is called with what is newer in the store; `wall` is in epoch seconds. To be used from one event loop, and
+    to be closed.
+    """
+
+    def __init__(
+        self, vault: Vault, key: str, life: Lifecycle, take: Callable[[Token], object], wall: Callable[[], float]
+    ) -> None:
+        self._vault = vault
+        self._key = key
+        self._life = life
+        self._take = take
+        self._wall = wall
+        self._known = 0
+        self._looking = False
+        self._look_again = False
+        self.running: set[asyncio.Task[None]] = set()
+        vault.follow(key, self.look)
+
+    def move(self, key: str) -> None:
+        """Go to another key, if it is another."""
+        if key != self._key:
+            self._vault.leave(self._key, self.look)
+            self._key = key
+            self._known = 0
+            self._vault.follow(key, self.look)
+
+    def leave(self) -> None:
+        """Follow no news any more."""
+        self._vault.leave(self._key, self.look)
+
+    def has(self, generation: int) -> None:
+        """The store has the token of that generation."""
+        self._known = max(self._known, generation)
+
+    def look(self) -> None:
+        """Look into the store, soon: there may be a newer token, or it may want ours."""
+        if self._looking:
+            self._look_again = True
+        else:
+            self._looking = True
+            self._go(self._look())
+
+    async def looked(self) -> None:
+        """Look into the store now: take what it has if it is newer, give it ours if it has an older one, or none."""
+        key = self._key
+        try:
+            shelved = await self._vault.token(key)
+        except StoreUnavailable:
+            return
+        if key != self._key:
+            return
+        self._known = shelved.generation if shelved is not None else 0
+        token, now = self._life.usable(self._wall()), self._wall()
+        if self._known > self._life.generation:
+            newer = shelved.token if shelved is not None else None
+            if newer is not None and (newer.expires is None or now < newer.expires):
+                self._take(newer)
+        elif token is not None and token.expires is not None and self._known < token.generation:
+            await self._keep(token)
+
+    def keep(self, token: Token) -> None:
+        """Put a token into the store, soon, in the place of the one that it is known to have."""
+        self._go(self._keep(token))
+
+    # --- inside
+
+    async def _look(self) -> None:
+        try:
+            while True:
+                self._look_again = False
+                await self.looked()
+                if not self._look_again:
+                    return
+        finally:
+            self._looking = False
+
+    async def _keep(self, token: Token) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            if await self._vault.put(self._key, token, after=self._known, fence=None):
+                self.has(token.generation)
+            else:
+                self.look()
+
+    def _go(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)

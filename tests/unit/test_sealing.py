@@ -1,0 +1,106 @@
+"""What is put into a store is sealed for its place, and what comes out is looked at."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from cryptography.fernet import Fernet
+
+from gateway.model import Secret, Token
+from gateway.store import MemoryStore, Seal, Stored, Vault
+from gateway.telemetry import LineWriter, Log, Metrics
+
+ONE, TWO = (Secret(Fernet.generate_key()) for _ in range(2))
+VALUE = "eyJ0%2Babc%2F%3D%3D"
+TOKEN = Token(Secret(VALUE), 7, 100.0, 3700.0)
+
+
+@pytest.mark.parametrize("keys", [[], [ONE], [TWO, ONE]])
+def test_what_goes_in_comes_out(keys: list[Secret]) -> None:
+    seal = Seal(keys)
+
+    token, current = seal.open("k", Stored(7, seal.close("k", TOKEN)))
+
+    assert (token, current) == (TOKEN, True)
+    assert token.value.reveal() == VALUE.encode()
+
+
+def test_nothing_of_it_can_be_read_without_the_key() -> None:
+    sealed = Seal([ONE]).close("k", TOKEN)
+
+    assert VALUE.encode() not in sealed
+    assert VALUE[:8].encode() not in sealed
+    assert sealed != Seal([ONE]).close("k", TOKEN)
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    old, both, new = Seal([ONE]), Seal([TWO, ONE]), Seal([TWO])
+    sealed = old.close("k", TOKEN)
+
+    assert both.open("k", Stored(7, sealed)) == (TOKEN, False)
+    assert new.open("k", Stored(7, both.close("k", TOKEN))) == (TOKEN, True)
+    with pytest.raises(ValueError, match="no key opens it"):
+        new.open("k", Stored(7, sealed))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        Stored(8, Seal([ONE]).close("k", TOKEN)),
+        Stored(7, Seal([ONE]).close("other", TOKEN)),
+        Stored(7, Seal([ONE]).close("k", TOKEN)[:-4]),
+        Stored(7, Seal().close("k", TOKEN)),
+        Stored(7, Fernet(ONE.reveal()).encrypt(b"[]")),
+        Stored(7, Fernet(ONE.reveal()).encrypt(b"{}")),
+        Stored(7, Fernet(ONE.reveal()).encrypt(b"no JSON")),
+        Stored(7, Fernet(ONE.reveal()).encrypt(b'{"key": "k", "generation": 7, "value": 1}')),
+        Stored(7, b""),
+    ],
+)
+def test_what_was_sealed_for_something_else_or_by_somebody_else_is_not_opened(stored: Stored) -> None:
+    with pytest.raises(ValueError, match=r".+") as raised:
+        Seal([ONE]).open("k", stored)
+    assert VALUE not in str(raised.value)
+
+
+def test_what_is_sealed_is_not_opened_without_a_key() -> None:
+    with pytest.raises(ValueError, match="there is no key"):
+        Seal().open("k", Stored(7, Seal([ONE]).close("k", TOKEN)))
+
+
+async def test_a_seal_that_is_not_the_present_one_is_renewed_when_it_is_met() -> None:
+    store = MemoryStore()
+    lines = io.BytesIO()
+    log, metrics = Log(LineWriter(lines)), Metrics("0")
+    assert await Vault("memory", store, Seal([ONE]), log, metrics).put("k", TOKEN, after=0, fence=None)
+    vault = Vault("memory", store, Seal([TWO, ONE]), log, metrics)
+
+    shelved = await vault.token("k")
+
+    assert shelved is not None
+    assert shelved.token == TOKEN
+    stored = await store.read("k")
+    assert stored is not None
+    assert Seal([TWO]).open("k", stored) == (TOKEN, True)
+
+
+async def test_what_no_key_opens_is_told_once_and_can_be_replaced() -> None:
+    store = MemoryStore()
+    lines = io.BytesIO()
+    log, metrics = Log(LineWriter(lines)), Metrics("0")
+    await Vault("memory", store, Seal([ONE]), log, metrics).put("k", TOKEN, after=0, fence=None)
+    vault = Vault("memory", store, Seal([TWO]), log, metrics)
+
+    for _ in range(3):
+        shelved = await vault.token("k")
+        assert shelved is not None
+        assert (shelved.generation, shelved.token) == (7, None)
+    log.flush()
+    assert lines.getvalue().count(b"store.unreadable") == 1
+    newer = replace(TOKEN, generation=8)
+    assert await vault.put("k", newer, after=7, fence=None)
+    shelved = await vault.token("k")
+    assert shelved is not None
+    assert shelved.token == newer
