@@ -59,7 +59,13 @@ async def place(
     record.media = wanted.medium
     account = accounts.choose(principal, wanted.account)
     record.account = account.name
-    verdict = await _send(wanted.medium, account, nslb, record)
+    if account.credential() is None:
+        await account.obtain()
+    try:
+        verdict = await nslb.create(wanted.medium, account.credential, record)
+    except CredentialGone:
+        verdict = await _with_another_token(wanted.medium, account, nslb, record)
+    _take_note(account, verdict)
     if verdict.unauthorised and await account.renew(verdict.generation):
         verdict = await _once_more(wanted.medium, account, verdict, nslb, record)
     record.result_code = verdict.result_code
@@ -84,17 +90,14 @@ async def place(
     return dial_id, orjson.dumps(document)
 
 
-async def _send(medium: Medium, account: Account, nslb: Nslb, record: Record) -> Verdict:
-    """What NSLB answers with a token that holds, waiting for one if there is none."""
+async def _with_another_token(medium: Medium, account: Account, nslb: Nslb, record: Record) -> Verdict:
+    """What NSLB answers, after the token was refused or over while the request waited for a connection."""
     for _ in range(_MOST_WAITS):
-        if account.credential() is None:
-            await account.obtain()
+        await account.obtain()
         try:
-            verdict = await nslb.create(medium, account.credential, record)
+            return await nslb.create(medium, account.credential, record)
         except CredentialGone:
-            continue  # refused or over while the request waited for a connection
-        _take_note(account, verdict)
-        return verdict
+            continue
     raise Problem(problems.TOKEN_UNAVAILABLE, "The account's tokens did not last; nothing was sent.")
 
 

@@ -19,7 +19,7 @@ import asyncio
 import select
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, cast
 
@@ -32,7 +32,8 @@ from gateway.upstream.tls import refuses_our_certificate
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
 # The fields of an answer that anybody reads; the others are dropped as they arrive.
-FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"ccmessaging-token", b"date"})
+FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"date"})
+BRINGING: Final = frozenset({b"set-cookie", b"ccmessaging-token"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _TRUSTED_SECONDS: Final = 1.0
 _SWITCHING_PROTOCOLS: Final = 101
@@ -41,11 +42,15 @@ _FIRST_FINAL_STATUS: Final = 200
 
 @dataclass(slots=True)
 class Reply:
-    """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived."""
+    """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived.
+
+    `brought` are those that may bring a session or a token (`BRINGING`); most answers have none.
+    """
 
     status: int
     fields: list[tuple[bytes, bytes]]
     body: bytes
+    brought: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Phase(Enum):
@@ -69,6 +74,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
+        "_brought",
         "_certified",
         "_closed",
         "_complete",
@@ -107,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._fields: list[tuple[bytes, bytes]] = []
+        self._brought: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._size = 0
         self._status = 0
@@ -151,6 +158,7 @@ class Connection(asyncio.Protocol):
         if self.phase is not Phase.READY or transport is None or transport.is_closing():
             raise nothing_sent()
         self._fields = []
+        self._brought = []
         self._body = []
         self._size = 0
         self._framed = self._headed = self._complete = False
@@ -252,6 +260,8 @@ class Connection(asyncio.Protocol):
             self._framed = True
         elif lowered in FIELDS:
             self._fields.append((lowered, value))
+        elif lowered in BRINGING:
+            self._brought.append((lowered, value))
 
     def on_headers_complete(self) -> None:
         """Note that the header section is whole."""
@@ -266,6 +276,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < _FIRST_FINAL_STATUS and status != _SWITCHING_PROTOCOLS:
             self._fields = []
+            self._brought = []
             self._framed = self._headed = False
         else:
             # Kept now: the parser forgets them as soon as anything follows.
@@ -308,7 +319,7 @@ class Connection(asyncio.Protocol):
     def _deliver(self, *, keep: bool) -> None:
         waiter, self._waiter = self._waiter, None
         status = self._status if self._complete else self._parser.get_status_code()
-        reply = Reply(status, self._fields, b"".join(self._body))
+        reply = Reply(status, self._fields, b"".join(self._body), self._brought)
         self.answered += 1
         self.phase = Phase.READY
         if not keep:

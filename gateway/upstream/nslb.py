@@ -7,7 +7,7 @@ NSLB's answers. Refuses to pass on anything that is not documented: what it can'
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -55,7 +55,7 @@ class Verdict:
     `problem` is `None` exactly when it was accepted. `result_code` and `description` are NSLB's own, as far as
     they are safe to show. `unauthorised` says that the token was refused (401), so a newer one may be tried.
     `session` and `renewed` are the cookies and the token that came with it, `generation` is of the token that was
-    sent, `duration` is in seconds from sending.
+    sent, `duration` is in seconds from sending, `reply` is the whole answer.
     """
 
     outcome: Outcome
@@ -68,6 +68,7 @@ class Verdict:
     renewed: Secret | None = None
     generation: int = 0
     duration: float = 0.0
+    reply: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Nslb:
         }
         self._bodies = {medium: _create_tail(medium) for medium in Medium}
 
-    async def create(self, medium: Medium, credential: Callable[[], Credential | None], record: Record) -> Verdict:
+    def create(
+        self, medium: Medium, credential: Callable[[], Credential | None], record: Record
+    ) -> Coroutine[Any, Any, Verdict]:
         """Create a call (`POST createClickToCall`).
 
         The `credential` is asked for when a connection is there, since it may have changed until then. Of the
@@ -112,25 +115,24 @@ class Nslb:
         Notes each attempt in the record. Raises `NotSent`, `CredentialGone` and `SentUnanswered`, like
         `Pool.exchange`.
         """
-        verdict, _ = await self._ask(Operation.CREATE, self._bodies[medium], credential, record)
-        return verdict
+        return self._ask(Operation.CREATE, self._bodies[medium], credential, record)
 
     async def check(
         self, credential: Callable[[], Credential | None], record: Record
     ) -> tuple[Verdict, Support | None]:
         """Ask what the channel supports (`GET checkClickToCallSupport`); raises like `create`."""
-        verdict, reply = await self._ask(Operation.CHECK, _NO_BODY, credential, record)
-        document = json_object(reply) if verdict.problem is None else None
-        if document is None:
+        verdict = await self._ask(Operation.CHECK, _NO_BODY, credential, record)
+        document = json_object(verdict.reply) if verdict.reply is not None and verdict.problem is None else None
+        if document is None or verdict.reply is None:
             return verdict, None
         click_to_call, webrtc = document.get("clickToCallSupported"), document.get("webRTCSupported")
         if not isinstance(click_to_call, bool) or not isinstance(webrtc, bool):
             return _undocumented(verdict.session), None
-        return verdict, Support(click_to_call, webrtc, _date(reply))
+        return verdict, Support(click_to_call, webrtc, _date(verdict.reply))
 
     async def _ask(
         self, operation: Operation, tail: bytes, credential: Callable[[], Credential | None], record: Record
-    ) -> tuple[Verdict, Reply]:
+    ) -> Verdict:
         told = f"\r\nX-Request-ID: {record.request_id}\r\ntraceparent: {record.trace.traceparent()}"
         if record.client_address is not None:
             told += f"\r\nX-Forwarded-For: {record.client_address}"
@@ -150,18 +152,20 @@ class Nslb:
         assert sent is not None  # noqa: S101 - nothing is answered that was not written
         verdict = self.read(operation, reply, sent.secrets)
         verdict.generation = sent.generation
-        verdict.renewed = _renewed(reply)
         verdict.duration = duration
+        verdict.reply = reply
+        if reply.brought:
+            verdict.renewed = _renewed(reply)
         record.tried(
             Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration),
             endpoint.host,
             endpoint.port,
         )
-        return verdict, reply
+        return verdict
 
     def read(self, operation: Operation, reply: Reply, secrets: Sequence[Secret]) -> Verdict:
         """What an answer means; never raises. The secrets are what must not come back in a description."""
-        session = _session(reply)
+        session = _session(reply) if reply.brought else None
         document = json_object(reply)
         code = document.get("resultCode") if document is not None else None
         if not isinstance(code, str) or not code:
@@ -271,7 +275,7 @@ def _masked(text: str) -> str:
 def _session(reply: Reply) -> Mapping[bytes, bytes] | None:
     """The session cookies that an answer sets (interface page: `JSESSION…`); those that could break a field are not."""
     found: dict[bytes, bytes] | None = None
-    for name, value in reply.fields:
+    for name, value in reply.brought:
         if name == b"set-cookie":
             pair, _, attributes = value.partition(b";")
             match = _SESSION_COOKIE.match(pair.strip())
@@ -284,7 +288,7 @@ def _session(reply: Reply) -> Mapping[bytes, bytes] | None:
 def _renewed(reply: Reply) -> Secret | None:
     """The token that an answer brings, as a cookie or as a field (interface page, "The token"); the cookie counts."""
     found = None
-    for name, value in reply.fields:
+    for name, value in reply.brought:
         if name == _TOKEN:
             found = found or value.strip()
         elif name == b"set-cookie":

@@ -29,6 +29,8 @@ class Mutant(NamedTuple):
 
 TLS = "tests/functional/test_upstream_tls.py"
 REFUSALS = "tests/functional/test_refusals.py"
+APPLIED = "tests/tokens/test_applied.py"
+STORES = "tests/real/test_stores.py"
 MUTANTS: Final = (
     Mutant(
         "NSLB's certificate is verified",
@@ -46,15 +48,15 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the pinned certificate is demanded",
-        "gateway/upstream/pool.py",
-        "            self._policy.check_pins(connection.peer_certificate)\n",
-        "",
+        "gateway/upstream/tls.py",
+        "            if not any(hmac.compare_digest(pin, shown) for pin in pins):\n",
+        "            if not pins:\n",
         f"{TLS}::test_another_certificate_than_the_pinned_one",
     ),
     Mutant(
         "old versions of TLS are refused",
         "gateway/upstream/tls.py",
-        "    context.minimum_version = minimum_version\n",
+        "    context.minimum_version = _VERSIONS[settings.minimum_version]\n",
         "    context.minimum_version = ssl.TLSVersion.TLSv1_2\n",
         f"{TLS}::test_tls_one_dot_two_is_too_old_when_three_is_asked_for",
     ),
@@ -83,7 +85,7 @@ MUTANTS: Final = (
         "accounts of others are refused",
         "gateway/http/dial.py",
         "        if wanted not in principal.accounts:\n",
-        "        if wanted not in self.tokens:\n",
+        "        if wanted not in self.by_name:\n",
         "tests/functional/test_dial.py",
     ),
     Mutant(
@@ -145,8 +147,8 @@ MUTANTS: Final = (
     Mutant(
         "a token that can't stand in a cookie is refused",
         "gateway/config/secrets.py",
-        "    if not _COOKIE_OCTETS.fullmatch(raw):\n",
-        "    if not raw:\n",
+        "    if kind is Kind.TOKEN and not can_be_token(raw):\n",
+        "    if kind is Kind.TOKEN and not raw:\n",
         "tests/unit/test_config_secrets.py",
     ),
     Mutant(
@@ -158,17 +160,16 @@ MUTANTS: Final = (
     ),
     Mutant(
         "session cookies don't grow without end",
-        "gateway/tokens.py",
-        "len(session) <= _MOST_COOKIES and size <= _MOST_COOKIE_BYTES",
-        "session",
-        "tests/unit/test_tokens.py",
+        "gateway/tokens/session.py",
+        " or len(kept) > _MOST_COOKIES or size > _MOST_COOKIE_BYTES",
+        "",
+        "tests/unit/test_session.py",
     ),
     Mutant(
         "an account's session is its own",
-        "gateway/http/dial.py",
-        "        account.keep_session(verdict.session, token.generation)\n",
-        "        for other in accounts.tokens.values():\n"
-        "            other.keep_session(verdict.session, other.token.generation)\n",
+        "gateway/tokens/account.py",
+        "        if self._session.keep(cookies):\n            self._settle()\n",
+        "        for other in _SHARED:\n            other._session.keep(cookies)\n            other._settle()\n",
         "tests/functional/test_dial.py::test_the_session_cookie_stays_with_its_account",
     ),
     Mutant(
@@ -244,14 +245,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a session goes with no other user's token",
-        "gateway/tokens.py",
-        "            self._session = {}\n",
+        "gateway/tokens/account.py",
+        "            self._session.end()\n",
         "            pass\n",
-        "tests/unit/test_tokens.py",
+        "tests/unit/test_session.py",
     ),
     Mutant(
         "an answer that says twice what came of the request is not believed",
-        "gateway/upstream/nslb.py",
+        "gateway/upstream/documents.py",
         " and _says_it_twice(reply.body)",
         " and False",
         "tests/unit/test_nslb_reading.py",
@@ -279,7 +280,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "credentials don't travel in clear",
-        "gateway/config/load.py",
+        "gateway/config/together.py",
         "    yield from _listening(data)\n",
         "",
         "tests/unit/test_config_load.py",
@@ -291,6 +292,153 @@ MUTANTS: Final = (
         "",
         "tests/attack/test_series.py",
     ),
+    Mutant(
+        "a token whose time is over is not sent",
+        "gateway/tokens/account.py",
+        "        return self._credential if self._wall() < self._ends else None\n",
+        "        return self._credential\n",
+        f"{APPLIED}::test_a_token_whose_time_is_over_is_never_sent",
+    ),
+    Mutant(
+        "a token that NSLB refused is not sent again",
+        "gateway/tokens/lifecycle.py",
+        "        if token is None or token.generation <= self._refused:\n            return None\n",
+        "        if token is None:\n            return None\n",
+        "tests/tokens/test_static.py",
+    ),
+    Mutant(
+        "the token is asked for when the request is sent",
+        "gateway/upstream/pool.py",
+        "            if request is None:\n",
+        "            if request is None and record.sent:\n",
+        "tests/tokens/test_static.py",
+    ),
+    Mutant(
+        "an answer that comes late brings no token",
+        "gateway/tokens/account.py",
+        "present.generation != generation or value == present.value",
+        "value == present.value",
+        "tests/tokens/test_in_band.py",
+    ),
+    Mutant(
+        "a token of another user is not taken from an answer",
+        "gateway/tokens/account.py",
+        "        if user is not None and before is not None and user != before:\n",
+        "        if user is None and before is not None and user != before:\n",
+        "tests/tokens/test_in_band.py",
+    ),
+    Mutant(
+        "what can be no token is not taken from an answer",
+        "gateway/upstream/nslb.py",
+        " if found is not None and can_be_token(found) else None",
+        " if found is not None else None",
+        "tests/tokens/test_in_band.py",
+    ),
+    Mutant(
+        "what can be no token is not taken from the API Fabric",
+        "gateway/tokens/fabric.py",
+        " or not can_be_token(token.encode())",
+        "",
+        APPLIED,
+    ),
+    Mutant(
+        "the API Fabric's certificate is verified before the secret is sent",
+        "gateway/upstream/tls.py",
+        "    context.hostname_checks_common_name = False\n",
+        "    context.check_hostname = False\n    context.verify_mode = ssl.CERT_NONE\n",
+        f"{APPLIED}::test_a_fabric_that_cannot_be_trusted_never_sees_the_secret",
+    ),
+    Mutant(
+        "refreshes are bounded",
+        "gateway/tokens/lifecycle.py",
+        "        return max(0.0, lacking, later - now)\n",
+        "        return max(0.0, later - now)\n",
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mutant(
+        "after a failure the next refresh waits",
+        "gateway/tokens/lifecycle.py",
+        "        self._not_before = self._not_hurried_before = now + wait\n",
+        "        pass\n",
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mutant(
+        "a token is written only in the place of the one it was made for (memory)",
+        "gateway/store/shelf.py",
+        "        if entry.generation != after or generation <= after:\n",
+        "        if generation <= after:\n",
+        f"{STORES} -k memory",
+    ),
+    Mutant(
+        "a token is written only in the place of the one it was made for (SQLite)",
+        "gateway/store/sqlite.py",
+        "WHERE key = :key AND generation = :after AND :generation > :after\n",
+        "WHERE key = :key AND :generation > :after\n",
+        f"{STORES} -k sqlite",
+    ),
+    Mutant(
+        "a token is written only in the place of the one it was made for (Redis)",
+        "gateway/store/redis.py",
+        "if number('g') ~= after or generation <= after then return 0 end\n",
+        "if generation <= after then return 0 end\n",
+        f"{STORES} -k redis",
+    ),
+    Mutant(
+        "a holder that stalls past its lease can't write (memory)",
+        "gateway/store/shelf.py",
+        "entry.fence == fence and entry.until > now):\n                return False",
+        "entry.fence == fence):\n                return False",
+        f"{STORES} -k memory",
+    ),
+    Mutant(
+        "a holder that stalls past its lease can't write (SQLite)",
+        "gateway/store/sqlite.py",
+        "    AND (:fence IS NULL OR (working AND fence = :fence AND until > :now))\n",
+        "    AND (:fence IS NULL OR (working AND fence = :fence))\n",
+        f"{STORES} -k sqlite",
+    ),
+    Mutant(
+        "a holder that stalls past its lease can't write (Redis)",
+        "gateway/store/redis.py",
+        " or number('u') <= now then return 0 end\n    redis.call",
+        " then return 0 end\n    redis.call",
+        f"{STORES} -k redis",
+    ),
+    Mutant(
+        "nobody refreshes alone while the token can be sent",
+        "gateway/tokens/applied.py",
+        "            if usable() is not None:\n",
+        "            if False:\n",
+        "tests/real/test_replicas.py::test_while_redis_is_gone_nobody_refreshes_alone_before_its_token_is_over",
+    ),
+    Mutant(
+        "a token is opened only for whom it was sealed",
+        "gateway/store/sealing.py",
+        '            if document["key"] != key or document["generation"] != stored.generation:\n',
+        '            if document["generation"] != stored.generation:\n',
+        "tests/unit/test_sealing.py",
+    ),
+    Mutant(
+        "tokens are encrypted in a store that lasts",
+        "gateway/config/together.py",
+        'if scheme in {"sqlite", "redis", "rediss"} and not _list(_at(settings, "encryption_keys")):\n',
+        "if scheme == settings:\n",
+        "tests/unit/test_config_accounts.py",
+    ),
+    Mutant(
+        "the SQLite file is its owner's alone",
+        "gateway/store/sqlite.py",
+        "_PRIVATE: Final = 0o600\n",
+        "_PRIVATE: Final = 0o644\n",
+        f"{STORES} -k owners",
+    ),
+    Mutant(
+        "the certificate of Redis is verified",
+        "gateway/store/redis.py",
+        '            "ssl_cert_reqs": "required",\n            "ssl_check_hostname": True,\n',
+        '            "ssl_cert_reqs": "none",\n            "ssl_check_hostname": False,\n',
+        f"{STORES} -k over_tls",
+    ),
 )
 
 
@@ -301,10 +449,10 @@ def survives(mutant: Mutant, tree: Path) -> str | None:
     if original.count(mutant.old) != 1:
         return "the check is no longer where the list says"
     mutated = original.replace(mutant.old, mutant.new)
-    if "_EVERY" in mutant.new:
-        mutated = mutated.replace("class Accounts:\n", "_EVERY: list[StaticToken] = []\n\n\nclass Accounts:\n")
+    if "_SHARED" in mutant.new:
+        mutated = mutated.replace("\n\n\nclass Account:\n", "\n_SHARED: list[Account] = []\n\n\nclass Account:\n")
         mutated = mutated.replace(
-            "        self.tokens = tokens\n", "        self.tokens = tokens\n        _EVERY[:] = tokens.values()\n"
+            "        self.name = name\n", "        self.name = name\n        _SHARED.append(self)\n"
         )
     if "SentUnanswered" in mutant.new:
         mutated = mutated.replace("failures import NotSent", "failures import NotSent, SentUnanswered")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import yaml
+from cryptography.fernet import Fernet
 
 from gateway.simulator import Fault
 from tests.harness import Farm, digest, settings, until
@@ -23,6 +24,8 @@ CALLERS = "CALLERSECRET0123456789abcdef"
 PHONE = "+49 170 55501234"
 
 ENVIRONMENT = "ENVSECRETxyz%3D"
+APP = "APPKEYSECRET0123456789"
+APP_SECRET = 'APPSECRETSECRET "quoted" 0123456789'
 
 
 def forms(secret: str) -> set[bytes]:
@@ -44,7 +47,7 @@ def leaks(seen: bytes, secrets: list[str]) -> list[str]:
 async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa: PLR0915 - one process, one story
     farm: Farm, tmp_path: Path
 ) -> None:
-    simulator = await farm.simulator()
+    simulator = await farm.simulator(apps={APP: APP_SECRET})
     own = simulator.issue_token("gateway-sales")
     token = tmp_path / "token"
     token.write_text(own)
@@ -53,8 +56,28 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
     configured = settings(simulator, token)
     configured["accounts"]["stale"] = {"token": {"file": str(stale)}}
     configured["accounts"]["env"] = {"token": {"env": "DIAL_TEST_TOKEN"}}
+    (tmp_path / "app-key").write_text(APP)
+    (tmp_path / "app-secret").write_text(APP_SECRET)
+    encryption_key = Fernet.generate_key()
+    (tmp_path / "encryption-key").write_bytes(encryption_key)
+    for name in ("applied", "rejected"):
+        configured["accounts"][name] = {
+            "apply_token": {
+                "url": simulator.fabric_url,
+                "app_key": {"file": "app-key"},
+                "app_secret": {"file": "app-secret"},
+                "user_id": f"gateway-{name}",
+                "channel_id": "2023",
+                "tls": {"ca": str(simulator.ca), "server_name": simulator.fabric_name},
+            }
+        }
+    configured["accounts"]["rejected"]["apply_token"]["locale"] = "xx"
+    configured["store"] = {
+        "url": f"sqlite://{tmp_path}/state.db",
+        "encryption_keys": [{"file": str(tmp_path / "encryption-key")}],
+    }
     configured["services"]["billing"] = {
-        "accounts": ["sales", "stale", "env"],
+        "accounts": ["sales", "stale", "env", "applied", "rejected"],
         "credentials": [{"api_key": digest(KEY)}],
     }
     configured["upstream"]["timeouts"]["response"] = 0.3
@@ -115,6 +138,18 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
             await dial()
         await dial(account="stale")
         await dial(account="env")
+        await dial(account="applied")
+        await dial(account="rejected")
+        refusals = [
+            Fault("status", operation="applyToken", status=500, body=json.dumps({"exceptionInfo": f"{APP} {own}"})),
+            Fault("status", operation="applyToken", status=200, body=json.dumps({"token": f"{own} {APP_SECRET}"})),
+            Fault("status", operation="applyToken", status=200, body=json.dumps({"resultCode": own})),
+            Fault("garbage", operation="applyToken"),
+        ]
+        for refusal in refusals:
+            simulator.fault(refusal)
+            simulator.expire("gateway-applied")
+            await dial(account="applied")
         await dial(key=WRONG)
         await dial(account=CALLERS)
         await dial(body={"media": CALLERS})
@@ -147,12 +182,20 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
     assert await process.wait() == 0
     await asyncio.gather(*drinking)
 
-    secrets = [own, TOKEN, KEY, WRONG, CALLERS, PHONE, ENVIRONMENT]
+    secrets = [own, TOKEN, KEY, WRONG, CALLERS, PHONE, ENVIRONMENT, APP, APP_SECRET, encryption_key.decode()]
+    applied = [request for request in simulator.fabric_received if request.operation == "applyToken"]
+    access = {value for request in applied for value in request.fields("authorization")}
+    assert access
+    secrets += [value.removeprefix("Bearer ") for value in access]
     secrets += [value for request in simulator.creates() for value in request.cookies().values()]
     assert len(simulator.creates()) >= len(faults)
     assert output.count(b'"event":"request.') >= len(faults) + 14
     assert leaks(bytes(output), secrets) == []
     assert leaks(bytes(seen), secrets) == []
+    assert output.count(b'"event":"token.refresh_failed"') >= 2
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*"))
+    assert stored
+    assert leaks(stored, secrets) == []
     assert b"Traceback" not in output
 
 

@@ -199,7 +199,25 @@ def test_the_backoff_grows_is_capped_and_scattered(failures: int) -> None:
     assert len({round(wait, 6) for wait in waits}) > 900
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.booleans(), st.booleans()), max_size=400))
+def test_tokens_that_are_refused_at_once_are_obtained_so_often_and_no_oftener() -> None:
+    life = Lifecycle(HOUR, renews=True)
+    begun = []
+    for step in range(1000):
+        now = step * 0.05
+        life.refuse(life.generation)
+        trigger = life.due(now)
+        if trigger is not None:
+            begun.append(now)
+            life.begin(trigger, now)
+            life.take(token(life.generation + 1, now))
+            life.succeed(now)
+
+    assert begun[BURST - 1] < 1.0
+    assert len(begun) == pytest.approx(BURST + 50.0 / REFILL_SECONDS, abs=1)
+    assert life.wait(50.0) <= REFILL_SECONDS
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.4), st.booleans(), st.booleans()), max_size=400))
 def test_however_refreshes_end_there_are_only_so_many(steps: list[tuple[float, bool, bool]]) -> None:
     """The bound that the README documents, over every stretch of time."""
     life = Lifecycle(HOUR, renews=True)

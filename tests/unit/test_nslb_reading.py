@@ -179,6 +179,6 @@ def test_codes_are_shown_with_the_same_care(code: str, shown: str) -> None:
     ],
 )
 def test_session_cookies_are_kept_if_they_cannot_break_a_field(field: bytes, kept: dict[bytes, bytes] | None) -> None:
-    reply = Reply(200, [JSON, (b"set-cookie", field)], b'{"resultCode":"0"}')
+    reply = Reply(200, [JSON], b'{"resultCode":"0"}', [(b"set-cookie", field)])
 
     assert NSLB.read(Operation.CREATE, reply, SECRETS).session == kept
