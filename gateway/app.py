@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
-from gateway.config import Configuration, Service, Upstream
+from gateway.config import Configuration, Endpoint, Service, Upstream
 from gateway.config.files import certificate_expiry
 from gateway.http import CallersApi, Runtime
 from gateway.http.dial import Accounts
@@ -43,7 +43,7 @@ class Gateway:
         self._telemetry = telemetry
         self.configuration = configuration
         self._identity = _identity(configuration.upstream)
-        self._pool = _pool(configuration.upstream, loop)
+        self._pool = endpoint_pool(configuration.upstream, configuration.upstream.endpoints, loop)
         self.roster = Roster(configuration, telemetry, wall)
         runtime = self._runtime(configuration, self._pool)
         self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
@@ -58,7 +58,8 @@ class Gateway:
         old_pool = self._pool
         identity = _identity(configuration.upstream)
         kept = identity == self._identity
-        pool = old_pool if kept else _pool(configuration.upstream, self._loop)
+        upstream = configuration.upstream
+        pool = old_pool if kept else endpoint_pool(upstream, upstream.endpoints, self._loop)
         expiries = _expiries(configuration)
         replace_accounts = self.roster.replacement(configuration)
         # Nothing fails from here on.
@@ -156,7 +157,8 @@ def _identity(upstream: Upstream) -> tuple[Upstream, bytes]:
     return upstream, settings_digest(upstream.tls)
 
 
-def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
+def endpoint_pool(upstream: Upstream, endpoints: Sequence[Endpoint], loop: asyncio.AbstractEventLoop) -> Pool:
+    """Connections to some of the endpoints, as configured. Raises `OSError` and `ssl.SSLError`."""
     tls = upstream.tls
     policy = PeerPolicy(client_context(tls), tls.server_name, certified=tls.certificate is not None)
     settings = PoolSettings(
@@ -165,7 +167,7 @@ def _pool(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> Pool:
         warm=upstream.warm,
         idle_seconds=upstream.idle_seconds,
     )
-    addresses = [(endpoint.host, endpoint.port, str(endpoint)) for endpoint in upstream.endpoints]
+    addresses = [(endpoint.host, endpoint.port, str(endpoint)) for endpoint in endpoints]
     return Pool(addresses, policy, settings, loop)
 
 

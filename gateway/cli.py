@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("files", type=Path, nargs="+", metavar="FILE")
     check.set_defaults(run=_check)
 
+    doctor = commands.add_parser("doctor", help="look at each step from a name to a call, and say what to do")
+    doctor.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration file")
+    doctor.add_argument("--no-apply", action="store_true", help="apply for no token")
+    doctor.set_defaults(run=_doctor)
+
     demo = commands.add_parser("demo", help="a simulated contact centre, a gateway before it, and a call")
     demo.add_argument("--once", action="store_true", help="end after the call")
     demo.add_argument("--directory", type=Path, help="where to put its files, which stay (default: a new one)")
@@ -113,6 +118,12 @@ def _check(options: argparse.Namespace) -> int:
         else:
             print(f"{file}: valid")
     return code
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gateway.doctor import doctor  # noqa: PLC0415
+
+    return doctor(options.config, apply=not options.no_apply)
 
 
 def _demo(options: argparse.Namespace) -> int:

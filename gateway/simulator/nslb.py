@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from gateway.simulator.calls import EMPTY, Calls
 from gateway.simulator.tokens import Holder, Tokens, Verdict
@@ -135,6 +136,7 @@ class Nslb:
         media = media_of(received.body) if operation == "create" else ""
         if operation != "create" and received.body:
             raise RefusedError(400, "a body where there is none")
+        headers.append(("Date", formatdate(self._adapter.tokens.now(), usegmt=True)))
         return json_answer(200, await self._adapter.perform(operation, holder, media, gone), headers)
 
     def _authorise(self, received: Received, cookies: dict[str, str]) -> tuple[Holder, bool]:

@@ -54,6 +54,10 @@ class Tokens:
         self._clock = clock
         self._current: dict[Holder, _Current] = {}
 
+    def now(self) -> float:
+        """What time it is here, in seconds since the epoch."""
+        return self._clock()
+
     def issue(self, holder: Holder) -> str:
         """Makes a new token for the holder, which supersedes the one before."""
         value = _make(holder)

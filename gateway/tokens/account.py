@@ -56,6 +56,7 @@ class Account:
         self._sharing = Sharing(vault, source.key, self._life, self._take, wall)
         self._refresh: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._resting = False
         self._changed: asyncio.Event = asyncio.Event()
 
     # --- for a request
@@ -68,20 +69,26 @@ class Account:
         """Wait until there is something to send. Raises `Problem` if nothing will come in time."""
         if self.credential() is not None:
             return
-        give_up = asyncio.get_running_loop().time() + self.source.patience
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.source.patience
         failures = self._life.failures
         while True:
             if self.source.renews or self._life.failures == failures:
                 self.tend()
             if self.credential() is not None:
                 return
-            if self._refresh is None and self._life.second_try(self._wall()) is None:
-                raise self._unavailable()
+            look_again = give_up
+            if self._refresh is None:
+                second_try = self._life.second_try(self._wall())
+                if second_try is None:
+                    raise self._unavailable()
+                look_again = min(give_up, loop.time() + max(second_try, _LEAST_SLEEP_SECONDS))
             try:
-                async with asyncio.timeout_at(give_up):
+                async with asyncio.timeout_at(look_again):
                     await self._changed.wait()
             except TimeoutError:
-                raise self._unavailable() from None
+                if look_again == give_up:
+                    raise self._unavailable() from None
 
     async def renew(self, generation: int) -> bool:
         """NSLB refused the token of that generation: have a newer one; whether there is one now."""
@@ -159,6 +166,10 @@ class Account:
         self._sharing.move(self.source.key)
         if token is None or not self._take(token):
             self._settle()
+
+    def rest(self) -> None:
+        """Begin no refresh by itself from now on, but only for who asks for a token."""
+        self._resting = True
 
     async def looked(self) -> None:
         """Look into the store now."""
@@ -293,7 +304,7 @@ class Account:
             self._timer.cancel()
             self._timer = None
         wait = self._life.next(now)
-        if wait is not None:
+        if wait is not None and not self._resting:
             # Not longer than a minute, in case the clock is set.
             seconds = min(_MOST_SLEEP_SECONDS, max(_LEAST_SLEEP_SECONDS, wait))
             self._timer = asyncio.get_running_loop().call_later(seconds, self.tend)

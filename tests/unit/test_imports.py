@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("__main__",),
     ("cli",),
-    ("demo",),
+    ("demo", "doctor"),
     ("server",),
     ("listening",),
     ("app",),
