@@ -6,11 +6,10 @@ anything a second time that may have arrived.
 
 from __future__ import annotations
 
-from gateway.upstream.connection import Reply
-from gateway.upstream.documents import json_object
 from gateway.upstream.failures import CredentialGone, NotSent, SentUnanswered
 from gateway.upstream.nslb import Nslb, Support, Verdict
 from gateway.upstream.pool import Pool, PoolSettings
+from gateway.upstream.reply import Reply, json_object
 from gateway.upstream.tls import PeerPolicy, client_context, settings_digest
 
 __all__ = [

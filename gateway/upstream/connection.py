@@ -19,7 +19,6 @@ import asyncio
 import select
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, cast
 
@@ -28,29 +27,15 @@ import httptools
 from gateway import problems
 from gateway.problems import ProblemType
 from gateway.upstream.failures import NotSent, SentUnanswered, nothing_sent
+from gateway.upstream.reply import BRINGING, FIELDS, Reply
 from gateway.upstream.tls import refuses_our_certificate
 
 MOST_ANSWER_BYTES: Final = 64 * 1024
 # The fields of an answer that anybody reads; the others are dropped as they arrive.
-FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"date"})
-BRINGING: Final = frozenset({b"set-cookie", b"ccmessaging-token"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _TRUSTED_SECONDS: Final = 1.0
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
-
-
-@dataclass(slots=True)
-class Reply:
-    """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived.
-
-    `brought` are those that may bring a session or a token (`BRINGING`); most answers have none.
-    """
-
-    status: int
-    fields: list[tuple[bytes, bytes]]
-    body: bytes
-    brought: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Phase(Enum):

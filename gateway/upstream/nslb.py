@@ -18,9 +18,8 @@ from gateway import problems
 from gateway.model import Credential, Medium, Operation, Outcome, Secret, can_be_token
 from gateway.problems import ProblemType
 from gateway.telemetry import Attempt, Record
-from gateway.upstream.connection import Reply
-from gateway.upstream.documents import json_object
 from gateway.upstream.pool import Endpoint, Pool
+from gateway.upstream.reply import Reply, json_object
 
 _BASE: Final = b"/service-cloud/rest/webadapter/v1/webadapterfacade/"
 _LINES: Final = {

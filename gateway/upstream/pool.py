@@ -18,8 +18,9 @@ from typing import Final
 from gateway import problems
 from gateway.model import Outcome
 from gateway.telemetry import Attempt, Record
-from gateway.upstream.connection import Connection, Phase, Reply
+from gateway.upstream.connection import Connection, Phase
 from gateway.upstream.failures import CredentialGone, NotSent, nothing_sent
+from gateway.upstream.reply import Reply
 from gateway.upstream.tls import PeerPolicy
 
 _FIRST_BACKOFF: Final = 1.0

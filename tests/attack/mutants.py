@@ -252,7 +252,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an answer that says twice what came of the request is not believed",
-        "gateway/upstream/documents.py",
+        "gateway/upstream/reply.py",
         " and _says_it_twice(reply.body)",
         " and False",
         "tests/unit/test_nslb_reading.py",

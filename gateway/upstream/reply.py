@@ -1,18 +1,32 @@
-"""Answers as JSON objects.
+"""An answer, whole, and as the JSON object that it may be.
 
-Owns when an answer is one. Refuses what two readers could read in two ways.
+Owns which of its fields are looked at, and when it is one. Refuses what two readers could read in two ways.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from gateway.upstream.connection import Reply
-
+FIELDS: Final = frozenset({b"content-type", b"content-encoding", b"date"})
+BRINGING: Final = frozenset({b"set-cookie", b"ccmessaging-token"})
 _RESULT_CODE: Final = b'"resultCode"'
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer, whole: of its fields those in `FIELDS`, names in lower case, everything as it arrived.
+
+    `brought` are those that may bring a session or a token (`BRINGING`); most answers have none.
+    """
+
+    status: int
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+    brought: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 def json_object(reply: Reply) -> dict[str, Any] | None:
