@@ -102,6 +102,8 @@ class Vault:
             except StoreUnavailable as exc:
                 self._note(str(exc))
                 self._metrics.store_operation("listen", "unavailable")
+            except Exception as exc:  # noqa: BLE001 - without news the gateway would go stale; the next turn is another try
+                self._log.fault(exc)
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ class Sharing:
         self._take = take
         self._wall = wall
         self._known = 0
+        self._left = False
         self._looking = False
         self._look_again = False
         self.running: set[asyncio.Task[None]] = set()
@@ -46,7 +47,8 @@ class Sharing:
             self._vault.follow(key, self.look)
 
     def leave(self) -> None:
-        """Follow no news any more."""
+        """Follow no news any more, and begin nothing more."""
+        self._left = True
         self._vault.leave(self._key, self.look)
 
     def has(self, generation: int) -> None:
@@ -57,7 +59,7 @@ class Sharing:
         """Look into the store, soon: there may be a newer token, or it may want ours."""
         if self._looking:
             self._look_again = True
-        else:
+        elif not self._left:
             self._looking = True
             self._go(self._look())
 
@@ -81,7 +83,8 @@ class Sharing:
 
     def keep(self, token: Token) -> None:
         """Put a token into the store, soon, in the place of the one that it is known to have."""
-        self._go(self._keep(token))
+        if not self._left:
+            self._go(self._keep(token))
 
     # --- inside
 

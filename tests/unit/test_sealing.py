@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from cryptography.fernet import Fernet
 
 from gateway.model import Secret, Token
-from gateway.store import MemoryStore, Seal, Stored, Vault
+from gateway.store import MemoryStore, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 
 ONE, TWO = (Secret(Fernet.generate_key()) for _ in range(2))
@@ -104,3 +107,41 @@ async def test_what_no_key_opens_is_told_once_and_can_be_replaced() -> None:
     shelved = await vault.token("k")
     assert shelved is not None
     assert shelved.token == newer
+
+
+class Stubborn(MemoryStore):
+    """Listening to it fails twice, first as a store may fail, then as it may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    async def listen(self, heard: Callable[[str | None], None]) -> None:
+        self.times += 1
+        if self.times == 1:
+            raise StoreUnavailable("ConnectionError")
+        if self.times == 2:
+            raise ZeroDivisionError
+        await super().listen(heard)
+
+
+async def test_a_vault_goes_on_listening_whatever_happens() -> None:
+    lines = io.BytesIO()
+    log, metrics = Log(LineWriter(lines)), Metrics("0")
+    vault = Vault("memory", Stubborn(), Seal(), log, metrics)
+    told = asyncio.Event()
+    vault.follow("k", told.set)
+    watching = asyncio.create_task(vault.watch())
+    try:
+        await asyncio.wait_for(told.wait(), 20)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    log.flush()
+
+    events = [json.loads(line)["event"] for line in lines.getvalue().splitlines()]
+    assert events == ["store.unavailable", "internal.fault", "store.available"]
+    told.clear()
+    vault.leave("k", told.set)
+    vault.tell_all()
+    assert not told.is_set()
