@@ -6,15 +6,19 @@ the list is to be brought up to date, not shortened. Works on a copy of the tree
 
 from __future__ import annotations
 
+import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 120
+WORKERS: Final = min(4, os.cpu_count() or 1)
 
 
 class Mutant(NamedTuple):
@@ -485,14 +489,25 @@ def main() -> int:
     """Try every mutant; 1 if one lives."""
     living = 0
     with tempfile.TemporaryDirectory(prefix="dial-gateway-mutants-") as scratch:
-        tree = Path(scratch) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".venv", ".git", ".*_cache", "__pycache__"))
-        for mutant in MUTANTS:
-            reason = survives(mutant, tree)
-            living += reason is not None
-            print(f"{'LIVES ' if reason else 'killed'} {mutant.check} ({mutant.tests})", flush=True)
-            if reason:
-                print(f"       {reason}", flush=True)
+        trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(WORKERS):
+            tree = Path(scratch) / f"tree-{number}"
+            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".venv", ".git", ".*_cache", "__pycache__"))
+            trees.put(tree)
+
+        def attempt(mutant: Mutant) -> str | None:
+            tree = trees.get()
+            try:
+                return survives(mutant, tree)
+            finally:
+                trees.put(tree)
+
+        with ThreadPoolExecutor(WORKERS) as workers:
+            for mutant, reason in zip(MUTANTS, workers.map(attempt, MUTANTS), strict=True):
+                living += reason is not None
+                print(f"{'LIVES ' if reason else 'killed'} {mutant.check} ({mutant.tests})", flush=True)
+                if reason:
+                    print(f"       {reason}", flush=True)
     print(f"\n{len(MUTANTS) - living} of {len(MUTANTS)} checks are held by a test.")
     return 1 if living else 0
 

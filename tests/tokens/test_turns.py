@@ -1,0 +1,241 @@
+"""Applying in turn: whatever happens in the store between the lease and the writing, one token comes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.config import ClientTLS
+from gateway.model import Secret, Token
+from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
+from gateway.store import Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
+from gateway.telemetry import LineWriter, Log, Metrics
+from gateway.tokens import ApiFabric, App, AppliedSource, RefreshFailed, User
+from gateway.tokens.source import Postponed
+from gateway.upstream import PeerPolicy, client_context
+from tests.harness import Farm
+
+NOW = 1_795_461_225.0
+
+
+class Shelf(MemoryStore):
+    """A store in which something happens in the moment before a token is written, or whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        super().__init__(lambda: self.now)
+        self.before_put: Callable[[], None] = lambda: None
+        self.away = False
+
+    async def read(self, key: str) -> Stored | None:
+        if self.away:
+            raise StoreUnavailable("gone")
+        return await super().read(key)
+
+    async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
+        happens, self.before_put = self.before_put, lambda: None
+        happens()
+        if self.away:
+            raise StoreUnavailable("gone")
+        return await super().put(key, sealed, generation=generation, after=after, fence=fence)
+
+
+class Office:
+    """One replica's source, and the store that it has in common with others."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.store = Shelf()
+        self.vault = Vault("memory", self.store, Seal(), Log(LineWriter(io.BytesIO())), Metrics("0"))
+        host, _, port = simulator.fabric_url.removeprefix("https://").partition(":")
+        tls = ClientTLS.model_validate({"ca": str(simulator.ca), "server_name": simulator.fabric_name})
+        app = App(host, int(port), Secret(APP_KEY), Secret(APP_SECRET))
+        self.fabric = ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name))
+        self.source = AppliedSource(
+            self.fabric,
+            User("gateway-sales", "Sales", "2023", "en"),
+            (b"somebody",),
+            self.vault,
+            lasts=3600.0,
+            timeout=1.0,
+            wall=lambda: self.store.now,
+        )
+
+    async def keep(self, generation: int, after: int = 0) -> Token:
+        """Another replica has put a token into the store."""
+        token = Token(Secret(f"other-{generation}"), generation, NOW, NOW + 3600)
+        assert await self.vault.put(self.source.key, token, after=after, fence=None)
+        return token
+
+    def keep_in_between(self, generation: int) -> None:
+        """The same, in the moment before the next token is written."""
+        token = Token(Secret(f"other-{generation}"), generation, NOW, NOW + 3600)
+        sealed = self.vault.seal.close(self.source.key, token)
+        shelf = self.store._shelf
+        self.store.before_put = lambda: self._written(
+            shelf.put(self.source.key, sealed, generation=generation, after=0, fence=None, now=NOW)
+        )
+
+    @staticmethod
+    def _written(written: bool) -> None:
+        assert written
+
+
+@pytest.fixture
+async def office(farm: Farm) -> AsyncIterator[Office]:
+    made = Office(await farm.simulator())
+    yield made
+    await made.fabric.close()
+
+
+def nothing() -> Token | None:
+    return None
+
+
+async def test_a_token_that_is_there_is_taken_and_none_applied_for(office: Office) -> None:
+    token = await office.keep(5)
+
+    renewal = await office.source.renew(None, nothing)
+
+    assert (renewal.token, renewal.obtained, renewal.kept) == (token, False, True)
+    assert office.simulator.fabric_received == []
+
+
+async def test_a_token_that_is_over_is_no_token(office: Office) -> None:
+    await office.keep(5)
+    office.store.now += 3600
+
+    renewal = await office.source.renew(None, nothing)
+
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    assert renewal.token.generation > 5
+    shelved = await office.vault.token(office.source.key)
+    assert shelved is not None
+    assert shelved.token == renewal.token
+
+
+async def test_what_was_written_while_the_fabric_was_asked_is_not_overwritten(office: Office) -> None:
+    office.keep_in_between(7)
+
+    renewal = await office.source.renew(None, nothing)
+
+    assert (renewal.token.generation, renewal.obtained) == (7, False)
+    shelved = await office.vault.token(office.source.key)
+    assert shelved is not None
+    assert shelved.generation == 7
+    # The lease is free again.
+    assert isinstance(await office.vault.lease(office.source.key, 1.0), Lease)
+
+
+async def test_who_stalls_until_the_lease_is_over_writes_nothing_and_waits(office: Office) -> None:
+    def stall() -> None:
+        office.store.now += 3600
+
+    office.store.before_put = stall
+
+    with pytest.raises(RefreshFailed) as raised:
+        await office.source.renew(None, nothing)
+
+    assert raised.value.reason == "too_late"
+    assert raised.value.wait is not None
+    assert raised.value.wait >= 1.0
+    assert await office.vault.token(office.source.key) is None
+
+
+async def test_a_store_that_goes_while_the_fabric_is_asked_costs_no_token(office: Office) -> None:
+    def go() -> None:
+        office.store.away = True
+
+    office.store.before_put = go
+
+    renewal = await office.source.renew(None, nothing)
+
+    assert (renewal.obtained, renewal.kept) == (True, False)
+    assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
+    assert office.simulator.fabric.apply_token_requests == 1
+
+
+async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Office) -> None:
+    token = Token(Secret("mine"), 3, NOW, NOW + 3600)
+    office.store.away = True
+
+    with pytest.raises(Postponed):
+        await office.source.renew(token, lambda: token)
+    assert office.simulator.fabric_received == []
+
+    renewal = await office.source.renew(token, nothing)
+    assert (renewal.obtained, renewal.kept) == (True, False)
+    assert renewal.token.generation > 3
+
+
+async def test_who_finds_another_at_work_waits_for_its_token(office: Office) -> None:
+    lease = await office.vault.lease(office.source.key, 60.0)
+    assert isinstance(lease, Lease)
+    waiting = asyncio.create_task(office.source.renew(None, nothing))
+    await asyncio.sleep(0.1)
+    token = await office.keep(9)
+
+    renewal = await waiting
+
+    assert (renewal.token, renewal.obtained) == (token, False)
+    assert office.simulator.fabric_received == []
+
+
+async def test_who_hears_of_a_newer_token_while_it_waits_takes_that(office: Office) -> None:
+    assert isinstance(await office.vault.lease(office.source.key, 60.0), Lease)
+    newer = Token(Secret("in band"), 9, NOW, NOW + 3600)
+    heard: list[Token] = []
+    waiting = asyncio.create_task(office.source.renew(None, lambda: heard[0] if heard else None))
+    await asyncio.sleep(0.1)
+    heard.append(newer)
+
+    assert (await waiting).token == newer
+    assert office.simulator.fabric_received == []
+
+
+async def test_who_waits_for_another_in_vain_gives_up_for_now(office: Office) -> None:
+    assert isinstance(await office.vault.lease(office.source.key, 3600.0), Lease)
+
+    with pytest.raises(Postponed):
+        await office.source.renew(None, nothing)
+
+    assert office.simulator.fabric_received == []
+
+
+async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it_longer(office: Office) -> None:
+    office.simulator.fault(Fault("status", operation="applyToken", times=None, status=500))
+    waits = []
+    for _ in range(12):
+        with pytest.raises(RefreshFailed) as raised:
+            await office.source.renew(None, nothing)
+        asked = len(office.simulator.fabric_received)
+        with pytest.raises(Postponed) as postponed:
+            await office.source.renew(None, nothing)
+        assert len(office.simulator.fabric_received) == asked
+        assert raised.value.wait is not None
+        assert postponed.value.wait == pytest.approx(raised.value.wait, abs=0.01)
+        waits.append(raised.value.wait)
+        office.store.now += raised.value.wait
+
+    assert max(waits[:1]) <= 2.0
+    assert max(waits) <= 60.0
+    assert max(waits) > 2.0
+    office.simulator.clear_faults()
+    assert (await office.source.renew(None, nothing)).kept
+    lease = await office.vault.lease(office.source.key, 1.0)
+    assert isinstance(lease, Lease)
+    assert lease.failures == 0
+
+
+async def test_a_refresh_that_is_cancelled_leaves_the_lease_to_the_next(office: Office) -> None:
+    office.simulator.fault(Fault("silence", operation="applyToken"))
+    refreshing = asyncio.create_task(office.source.renew(None, nothing))
+    await office.simulator.until(lambda: len(office.simulator.fabric_received) == 2)
+
+    refreshing.cancel()
+    await asyncio.gather(refreshing, return_exceptions=True)
+
+    assert (await office.source.renew(None, nothing)).kept
