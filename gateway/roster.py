@@ -25,17 +25,26 @@ _PREPARE_SECONDS: Final = 2.0
 
 
 class Roster:
-    """The accounts by name. `wall` is in epoch seconds. To be used from one event loop, and to be closed."""
+    """The accounts by name. `wall` is in epoch seconds; `reseals` is as of `Vault`.
+
+    To be used from one event loop, and to be closed.
+    """
 
     def __init__(
-        self, configuration: Configuration, telemetry: Telemetry, wall: Callable[[], float] = time.time
+        self,
+        configuration: Configuration,
+        telemetry: Telemetry,
+        wall: Callable[[], float] = time.time,
+        *,
+        reseals: bool = True,
     ) -> None:
         self._telemetry = telemetry
         self._wall = wall
         self._store, authenticate = build_store(configuration.store, wall)
         self._authenticate = authenticate
         seal = Seal([key.value for key in configuration.store.encryption_keys])
-        self.vault = Vault(configuration.store.url.kind, self._store, seal, telemetry.log, telemetry.metrics)
+        kind, log, metrics = configuration.store.url.kind, telemetry.log, telemetry.metrics
+        self.vault = Vault(kind, self._store, seal, log, metrics, reseals=reseals)
         self._fabrics: dict[bytes, ApiFabric] = {}
         self._watching: asyncio.Task[None] | None = None
         self.accounts: Mapping[str, Account] = {}

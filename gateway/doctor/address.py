@@ -23,6 +23,7 @@ from gateway.doctor.report import Report
 from gateway.upstream import client_context
 
 _SECONDS: Final = 5.0
+_LEAST_REFUSAL_SECONDS: Final = 0.1
 _DAY: Final = 86_400.0
 _FEW_DAYS: Final = 14
 # OpenSSL's numbers (x509_vfy.h), which are the same in all its versions.
@@ -102,6 +103,9 @@ async def _connect(report: Report, address: Address) -> bool:
 async def _shake_hands(report: Report, address: Address) -> bool:
     subject, where = address.subject, address.where
     name = address.tls.server_name or address.host
+    if address.tls.certificate is not None:
+        ours = x509.load_pem_x509_certificate(address.tls.certificate.read_bytes())
+        _certificate(report, subject, "our certificate", ours)
     try:
         shown = await _handshake(address, client_context(address.tls), name)
     except ssl.SSLCertVerificationError as exc:
@@ -120,19 +124,19 @@ async def _shake_hands(report: Report, address: Address) -> bool:
     else:
         version, certificate = shown
         report.ok(subject, "TLS", f"{version}, verified as {name}")
-        _certificate(report, subject, certificate)
+        _certificate(report, subject, "certificate", certificate)
         return True
     report.fail(subject, "TLS", found, advice)
     return False
 
 
-def _certificate(report: Report, subject: str, certificate: x509.Certificate) -> None:
+def _certificate(report: Report, subject: str, step: str, certificate: x509.Certificate) -> None:
     days = (certificate.not_valid_after_utc.timestamp() - time.time()) / _DAY
     found = f"for {_names(certificate)}, by {_issuer(certificate)}, {days:.0f} days left"
     if days < _FEW_DAYS:
-        report.warn(subject, "certificate", found, "Have it renewed: calls end with it.")
+        report.warn(subject, step, found, "Have it renewed: calls end with it.")
     else:
-        report.ok(subject, "certificate", found)
+        report.ok(subject, step, found)
 
 
 def _unverified(
@@ -166,15 +170,33 @@ def _unverified(
     return "the certificate failed verification", f"Look at {where}.ca and at the server's certificate."
 
 
+class _Ending(asyncio.Protocol):
+    """A connection on which nothing is sent, and whether it lasts."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.lost: asyncio.Future[Exception | None] = loop.create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has gone."""
+        self.lost.set_result(exc)
+
+
 async def _handshake(address: Address, context: ssl.SSLContext, name: str) -> tuple[str, x509.Certificate]:
     loop = asyncio.get_running_loop()
+    started = loop.time()
     async with asyncio.timeout(_SECONDS):
-        transport, _ = await loop.create_connection(
-            asyncio.Protocol, address.host, address.port, ssl=context, server_hostname=name
+        transport, ending = await loop.create_connection(
+            lambda: _Ending(loop), address.host, address.port, ssl=context, server_hostname=name
         )
     tls = transport.get_extra_info("ssl_object")
+    version, certificate = tls.version(), x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))
+    # In TLS 1.3 the server looks at our certificate, or at the want of one, when for us the handshake is over.
+    # The handshake took longer than its answer to that will take.
+    ended, _ = await asyncio.wait([ending.lost], timeout=max(_LEAST_REFUSAL_SECONDS, loop.time() - started))
     transport.abort()
-    return tls.version(), x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))
+    if ended:
+        raise ConnectionResetError
+    return version, certificate
 
 
 async def _shown_to_anybody(address: Address, name: str) -> x509.Certificate | None:

@@ -1,7 +1,8 @@
 """The doctor's round: endpoints, API Fabrics, the store, and each account at each endpoint.
 
 Owns what each failure of these means to an operator. Refuses to end the token of a gateway that shares its store:
-a token is applied for as a replica does it.
+a token is applied for as a replica does it, and not at all if the store can't be read; to seal anew what gateways
+with a former key still have to open; and to make a file that the gateway's user then could not write.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from gateway import config
 from gateway.app import endpoint_pool
-from gateway.config import Configuration, ConfigurationError, load
+from gateway.config import Configuration, ConfigurationError, StoreAddress, load
 from gateway.doctor.address import Address, reach
 from gateway.doctor.report import Report
 from gateway.model import Trace
@@ -74,7 +75,8 @@ async def _round(configuration: Configuration, report: Report, *, apply: bool) -
         address = Address(str(endpoint), endpoint.host, endpoint.port, configuration.upstream.tls, "upstream.tls")
         if await reach(report, address):
             reached.append(endpoint)
-    roster = Roster(configuration, telemetry)
+    configuration = _without_new_file(configuration, report)
+    roster = Roster(configuration, telemetry, reseals=False)
     for account in roster.accounts.values():
         account.rest()
     try:
@@ -82,16 +84,29 @@ async def _round(configuration: Configuration, report: Report, *, apply: bool) -
         stored = await _store(roster, report)
         for name, account in roster.accounts.items():
             subject = f"account {name}"
-            if not await _token(report, subject, account, roster, apply=apply, possible=fabrics.get(name, stored)):
+            possible = stored and fabrics.get(name, True)
+            if not await _token(report, subject, account, roster, apply=apply, possible=possible):
                 report.skip(subject, "check", "without a token")
                 continue
             for endpoint in configuration.upstream.endpoints:
                 if endpoint in reached:
-                    await _check(report, f"{subject} at {endpoint}", configuration, endpoint, account, apply=apply)
+                    where = f"{subject} at {endpoint}"
+                    shared = roster.vault.store.shared
+                    await _check(report, where, configuration, endpoint, account, apply=apply, shared=shared)
                 else:
                     report.skip(f"{subject} at {endpoint}", "check", "not reached")
     finally:
         await roster.close()
+
+
+def _without_new_file(configuration: Configuration, report: Report) -> Configuration:
+    """With a store in memory in the place of one whose file is not there yet."""
+    store = configuration.store
+    if store.url.kind != "sqlite" or store.url.path.exists():
+        return configuration
+    report.ok("store sqlite", "file", "not there yet; the gateway makes it")
+    memory = store.model_copy(update={"url": StoreAddress("memory")})
+    return configuration.model_copy(update={"store": memory})
 
 
 async def _fabrics(configuration: Configuration, roster: Roster, report: Report) -> dict[str, bool]:
@@ -172,7 +187,7 @@ async def _token(  # noqa: PLR0913 - what was found before decides what can be t
         report.skip(subject, "token", "is not applied for")
         return False
     if not possible:
-        report.skip(subject, "token", "the API Fabric does not take the application")
+        report.skip(subject, "token", "not applied for: see the store and the API Fabric above")
         return False
     try:
         await account.obtain()
@@ -194,6 +209,7 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
     account: Account,
     *,
     apply: bool,
+    shared: bool,
 ) -> None:
     pool = endpoint_pool(configuration.upstream, [endpoint], asyncio.get_running_loop())
     upstream = configuration.upstream
@@ -210,6 +226,7 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
         return
     finally:
         await pool.close()
+    _renewed(report, subject, account, verdict, shared=shared)
     if support is None:
         _refused(report, subject, verdict)
         return
@@ -220,6 +237,20 @@ async def _asked(nslb: Nslb, account: Account) -> tuple[Verdict, Support | None]
     return await nslb.check(
         account.credential, Record(time.monotonic(), "doctor", Trace("0" * 31 + "1", "0" * 15 + "1", "00"))
     )
+
+
+def _renewed(report: Report, subject: str, account: Account, verdict: Verdict, *, shared: bool) -> None:
+    """Take the token that came with an answer: the former one is over, or soon is."""
+    if verdict.renewed is None:
+        return
+    account.renewed(verdict.renewed, verdict.generation, verdict.duration)
+    if account.generation == verdict.generation:
+        return
+    found = "NSLB sent another one"
+    if shared:
+        report.ok(subject, "token", f"{found}; gateways find it in the store")
+    else:
+        report.warn(subject, "token", found, "It is known to no gateway: those that run obtain one at their next call.")
 
 
 def _refused(report: Report, subject: str, verdict: Verdict) -> None:

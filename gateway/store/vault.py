@@ -31,11 +31,14 @@ class Shelved:
 
 
 class Vault:
-    """Tokens in a store. `kind` is the scheme of its URL."""
+    """Tokens in a store. `kind` is the scheme of its URL; with `reseals`, what was sealed with a former key is anew."""
 
-    def __init__(self, kind: str, store: Store, seal: Seal, log: Log, metrics: Metrics) -> None:
+    def __init__(  # noqa: PLR0913 - where it is, how it is sealed, and who is told
+        self, kind: str, store: Store, seal: Seal, log: Log, metrics: Metrics, *, reseals: bool = True
+    ) -> None:
         self.kind = kind
         self.seal = seal
+        self._reseals = reseals
         self.available = True
         self._store = store
         self._log = log
@@ -50,7 +53,7 @@ class Vault:
         return self._store
 
     async def token(self, key: str) -> Shelved | None:
-        """What is in the store for a key. A seal that is not the present one is renewed on the way."""
+        """What is in the store for a key."""
         stored = await self._do("read", self._store.read(key))
         if stored is None:
             return None
@@ -61,7 +64,7 @@ class Vault:
                 self._unreadable.add((key, stored.generation))
                 self._log.error("store.unreadable", generation=stored.generation)
             return Shelved(stored.generation, None)
-        if not current:
+        if self._reseals and not current:
             sealed = self.seal.close(key, token)
             await self._do("reseal", self._store.reseal(key, sealed, generation=token.generation), refused=False)
         return Shelved(stored.generation, token)

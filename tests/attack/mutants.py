@@ -443,6 +443,20 @@ MUTANTS: Final = (
         '            "ssl_cert_reqs": "none",\n            "ssl_check_hostname": False,\n',
         f"{STORES} -k over_tls",
     ),
+    Mutant(
+        "the doctor applies for nothing past a store that it can't read",
+        "gateway/doctor/command.py",
+        "possible = stored and fabrics.get(name, True)\n",
+        "possible = fabrics.get(name, True)\n",
+        "tests/process/test_doctor.py -k cannot_be",
+    ),
+    Mutant(
+        "the doctor leaves the seals of a store as they are",
+        "gateway/doctor/command.py",
+        "telemetry, reseals=False)\n",
+        "telemetry)\n",
+        "tests/process/test_doctor.py -k former_key",
+    ),
 )
 
 

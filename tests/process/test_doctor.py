@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class Clinic:
             stderr=asyncio.subprocess.PIPE,
         )
         output, errors = await process.communicate()
-        assert errors == b""
+        assert errors.decode() == ""
         text = output.decode()
         for secret in (self.token.read_text(), self.simulator.tokens.current("gateway-sales"), "simulated-secret", KEY):
             assert secret is None or secret not in text
@@ -59,6 +61,14 @@ class Clinic:
         assert self.simulator.rings == 0
         assert process.returncode is not None
         return process.returncode, text.splitlines()
+
+    def durable(self) -> tuple[Path, Path]:
+        """A store in a file that is there, and its key."""
+        file, key = self.farm.directory / "state.db", self.farm.directory / "encryption-key"
+        file.touch(0o600)
+        key.write_bytes(Fernet.generate_key())
+        merge(self.settings, {"store": {"url": f"sqlite://{file}", "encryption_keys": [{"file": str(key)}]}})
+        return file, key
 
 
 @pytest.fixture
@@ -233,10 +243,7 @@ async def test_what_is_not_well_but_works_is_a_warning(farm: Farm, certificates:
 
 
 async def test_the_token_of_the_store_is_used_and_not_ended(clinic: Clinic) -> None:
-    file = clinic.farm.directory / "state.db"
-    key = clinic.farm.directory / "encryption-key"
-    key.write_bytes(Fernet.generate_key())
-    merge(clinic.settings, {"store": {"url": f"sqlite://{file}", "encryption_keys": [{"file": str(key)}]}})
+    clinic.durable()
 
     first, lines = await clinic.visit()
     again, more = await clinic.visit()
@@ -247,22 +254,21 @@ async def test_the_token_of_the_store_is_used_and_not_ended(clinic: Clinic) -> N
 
 
 async def test_a_store_that_cannot_be_read_is_told(clinic: Clinic) -> None:
-    file, key = clinic.farm.directory / "state.db", clinic.farm.directory / "encryption-key"
-    key.write_bytes(Fernet.generate_key())
-    merge(clinic.settings, {"store": {"url": f"sqlite://{file}", "encryption_keys": [{"file": str(key)}]}})
+    _, key = clinic.durable()
     assert (await clinic.visit())[0] == 0
     key.write_bytes(Fernet.generate_key())
 
-    code, lines = await clinic.visit("--no-apply")
+    code, lines = await clinic.visit()
 
     assert code == 1
+    # To apply would have ended the token of the gateways that have the right key.
+    assert clinic.simulator.fabric.apply_token_requests == 1
+    assert told(lines, "skip", "account applied", "token: not applied for") == ""
     assert "encryption_keys" in told(lines, "FAIL", "store sqlite", "no encryption key opens the token of applied")
 
 
 async def test_a_token_of_the_store_that_was_ended_is_replaced(clinic: Clinic) -> None:
-    file, key = clinic.farm.directory / "state.db", clinic.farm.directory / "encryption-key"
-    key.write_bytes(Fernet.generate_key())
-    merge(clinic.settings, {"store": {"url": f"sqlite://{file}", "encryption_keys": [{"file": str(key)}]}})
+    clinic.durable()
     assert (await clinic.visit())[0] == 0
     clinic.simulator.expire("gateway-sales")
 
@@ -273,3 +279,96 @@ async def test_a_token_of_the_store_that_was_ended_is_replaced(clinic: Clinic) -
     # And the next one finds it there.
     assert (await clinic.visit())[0] == 0
     assert clinic.simulator.fabric.apply_token_requests == 2
+
+
+async def test_a_store_that_cannot_be_reached_has_nothing_applied_for(clinic: Clinic) -> None:
+    file, _ = clinic.durable()
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+    code, lines = await clinic.visit()
+
+    assert code == 1
+    assert "Look at store.url" in told(lines, "FAIL", "store sqlite", "can't be reached")
+    assert told(lines, "skip", "account applied", "token: not applied for") == ""
+    assert clinic.simulator.fabric.apply_token_requests == 0
+
+
+async def test_a_file_that_is_not_there_is_not_made(clinic: Clinic) -> None:
+    file, _ = clinic.durable()
+    file.unlink()
+
+    code, lines = await clinic.visit()
+
+    assert code == 0, lines
+    assert any("store sqlite  file: not there yet" in line for line in lines)
+    assert list(file.parent.glob("state.db*")) == []
+
+
+async def test_a_token_under_a_former_key_is_left_as_it_is(clinic: Clinic) -> None:
+    _, key = clinic.durable()
+    assert (await clinic.visit())[0] == 0
+    new = clinic.farm.directory / "new-key"
+    new.write_bytes(Fernet.generate_key())
+    clinic.settings["store"]["encryption_keys"] = [{"file": str(new)}, {"file": str(key)}]
+
+    assert (await clinic.visit())[0] == 0
+
+    clinic.settings["store"]["encryption_keys"] = [{"file": str(key)}]
+    code, lines = await clinic.visit()
+    assert code == 0, lines
+    assert any("account applied  token: from the store" in line for line in lines)
+    assert clinic.simulator.fabric.apply_token_requests == 1
+
+
+async def test_a_token_that_comes_with_an_answer_is_given_to_the_gateways(clinic: Clinic) -> None:
+    clinic.durable()
+    assert (await clinic.visit())[0] == 0
+    renewed = clinic.simulator.issue_token("gateway-sales")
+    body = '{"resultCode": "0", "clickToCallSupported": true, "webRTCSupported": true}'
+    clinic.simulator.fault(
+        Fault(
+            "status",
+            "check",
+            times=2,
+            status=200,
+            body=body,
+            headers={"Content-Type": "application/json", "Set-Cookie": f"ccmessaging-token={renewed}; Secure"},
+        )
+    )
+
+    code, lines = await clinic.visit()
+
+    assert code == 0, lines
+    assert any("account applied at" in line and "token: NSLB sent another one" in line for line in lines)
+    assert clinic.simulator.tokens.current("gateway-sales") is not None
+    code, lines = await clinic.visit()
+    assert code == 0, lines
+    assert clinic.simulator.fabric.apply_token_requests == 1
+
+
+async def test_a_certificate_of_ours_is_looked_at_and_a_refused_one_told(
+    farm: Farm, certificates: Certificates, tmp_path: Path
+) -> None:
+    simulator = await farm.simulator(client_ca=certificates.ca)
+    clinic = Clinic(farm, simulator)
+
+    code, lines = await clinic.visit()
+
+    assert code == 1
+    assert "upstream.tls.certificate" in told(lines, "FAIL", simulator.endpoints[0], "TLS")
+    assert simulator.received == []
+
+    pair = certificates.issue("gateway", days=3, client=True)
+    merge(clinic.settings, {"upstream": {"tls": {"certificate": str(pair.certificate), "key": str(pair.key)}}})
+    code, lines = await clinic.visit()
+
+    assert code == 0, lines
+    assert "renewed" in told(lines, "warn", simulator.endpoints[0], "our certificate")
+
+    stranger = Certificates(tmp_path / "others").issue("gateway", client=True)
+    merge(clinic.settings, {"upstream": {"tls": {"certificate": str(stranger.certificate), "key": str(stranger.key)}}})
+    code, lines = await clinic.visit()
+
+    assert code == 1
+    assert "upstream.tls.certificate" in told(lines, "FAIL", simulator.endpoints[0], "TLS")
