@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
+from gateway.calls import Accounts, Calls, Desk, Followings, Lines, Releases, Seat
 from gateway.config import Configuration, Endpoint, Service, Upstream
 from gateway.config.files import certificate_expiry
-from gateway.http import CallersApi, Runtime
-from gateway.http.dial import Accounts
+from gateway.http import CallersApi, Runtime, new_record
+from gateway.idempotency import Keys
 from gateway.model import Principal
 from gateway.roster import Roster
 from gateway.telemetry import Telemetry
-from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, client_context, settings_digest
+from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, Reading, client_context, settings_digest
+
+_LIMIT_MARGIN_SECONDS: Final = 30.0
 
 
 class Gateway:
@@ -43,45 +46,79 @@ class Gateway:
         self._telemetry = telemetry
         self.configuration = configuration
         self._identity = _identity(configuration.upstream)
-        self._pool = endpoint_pool(configuration.upstream, configuration.upstream.endpoints, loop)
+        self._pools = _pools(configuration.upstream, loop)
         self.roster = Roster(configuration, telemetry, wall)
-        runtime = self._runtime(configuration, self._pool)
+        vault = self.roster.vault
+        self._calls = Calls(vault)
+        self._lines = Lines(vault, wall)
+        upstream = configuration.upstream
+        self._followings = Followings(
+            self._calls,
+            self._lines,
+            vault,
+            telemetry,
+            lambda: new_record(telemetry.monotonic),
+            _nslb(upstream, *self._pools),
+            upstream.timeouts.events,
+        )
+        self._releases = Releases(self._followings)
+        self._keys = Keys(vault, telemetry.metrics.idempotency, keep=0.0, limit=0.0, wall=wall)
+        self._catching_up: asyncio.Task[None] | None = None
+        runtime = self._runtime(configuration, self._followings.nslb)
         self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
         self._settle(configuration, _expiries(configuration))
 
     async def prepare(self) -> None:
         """Begin to obtain tokens, and learn of those that other replicas have."""
+        if not self.roster.vault.store.shared:
+            self._telemetry.log.info("store.volatile", kind=self.roster.vault.kind)
         await self.roster.prepare()
 
     async def replace(self, configuration: Configuration) -> None:
         """Serve by this configuration from the next request on. Nothing has changed if it raises."""
-        old_pool = self._pool
-        identity = _identity(configuration.upstream)
-        kept = identity == self._identity
+        before = self._pools
         upstream = configuration.upstream
-        pool = old_pool if kept else endpoint_pool(upstream, upstream.endpoints, self._loop)
+        identity = _identity(upstream)
+        kept = identity == self._identity
+        pools = before if kept else _pools(upstream, self._loop)
         expiries = _expiries(configuration)
         replace_accounts = self.roster.replacement(configuration)
         # Nothing fails from here on.
         replace_accounts()
         self._identity = identity
-        self._pool = pool
-        self.api.runtime = self._runtime(configuration, pool)
+        self._pools = pools
+        self._followings.nslb = _nslb(upstream, *pools)
+        self._followings.poll_timeout = upstream.timeouts.events
+        self.api.runtime = self._runtime(configuration, self._followings.nslb)
         self.api.body_timeout = configuration.listen.timeouts.body
         self.configuration = configuration
         self._loaded = self._wall()
         self._settle(configuration, expiries)
         if not kept:
-            await old_pool.close()
+            await asyncio.gather(*(pool.close() for pool in before))
 
     def tend(self) -> None:
-        """Look after connections. To be called about once a second."""
-        self._pool.tend()
+        """Look after connections, and after what the store could not take. To be called about once a second."""
+        for pool in self._pools:
+            pool.tend()
+        behind = self._calls.behind or self._lines.behind or self._keys.behind
+        if behind and (self._catching_up is None or self._catching_up.done()):
+            self._catching_up = self._loop.create_task(self._catch_up())
 
     async def close(self) -> None:
-        """Close the connections to NSLB, and end what is done for tokens."""
-        await self._pool.close()
+        """Close the connections to NSLB, and end what is done for calls and tokens."""
+        await self._followings.close()
+        if self._catching_up is not None:
+            await asyncio.gather(self._catching_up, return_exceptions=True)
+        await self._catch_up()
+        await asyncio.gather(*(pool.close() for pool in self._pools))
         await self.roster.close()
+
+    async def _catch_up(self) -> None:
+        """Write what the store could not take when it happened, as far as it takes it now."""
+        await self._keys.catch_up()
+        await self._lines.settle()
+        await self._calls.resave()
 
     def status(self) -> dict[str, Any]:
         """The document of `/status`: names, numbers and times; it also sets the gauges that it knows of."""
@@ -89,18 +126,23 @@ class Gateway:
         metrics.forget_connections()
         endpoints = []
         expiries = []
-        for endpoint in self._pool.endpoints:
-            idle = len(endpoint.idle)
-            busy = len(endpoint.open) - idle
-            metrics.connections(endpoint.name, idle, busy)
-            if endpoint.peer_not_after is not None:
-                expiries.append(endpoint.peer_not_after)
+        for same in zip(*(pool.endpoints for pool in self._pools), strict=True):
+            idle = sum(len(endpoint.idle) for endpoint in same)
+            busy = sum(len(endpoint.open) for endpoint in same) - idle
+            known = [endpoint.peer_not_after for endpoint in same if endpoint.peer_not_after is not None]
+            name, expires = same[0].name, min(known, default=None)
+            metrics.connections(name, idle, busy)
+            expiries += known
             endpoints.append(
                 {
-                    "endpoint": endpoint.name,
-                    "connections": {"idle": idle, "busy": busy, "connecting": endpoint.connecting},
-                    "certificate_expires": _rfc3339(endpoint.peer_not_after),
-                    "suspect": endpoint.suspect_until > self._loop.time(),
+                    "endpoint": name,
+                    "connections": {
+                        "idle": idle,
+                        "busy": busy,
+                        "connecting": sum(endpoint.connecting for endpoint in same),
+                    },
+                    "certificate_expires": _rfc3339(expires),
+                    "suspect": any(endpoint.suspect_until > self._loop.time() for endpoint in same),
                 }
             )
         if expiries:
@@ -117,23 +159,29 @@ class Gateway:
             "services": sorted(self.configuration.services),
         }
 
-    def _runtime(self, configuration: Configuration, pool: Pool) -> Runtime:
+    def _runtime(self, configuration: Configuration, nslb: Nslb) -> Runtime:
         keys = ApiKeys(
             ApiKey.until(credential.digest, credential.not_after, _principal(name, service))
             for name, service in configuration.services.items()
             for credential in service.credentials
         )
-        upstream = configuration.upstream
-        nslb = Nslb(
-            pool,
-            timeout=upstream.timeouts.response,
-            token_header=upstream.token_header,
-            result_codes={
-                operation: {code: problems.rejection(mapping.code, mapping.status) for code, mapping in codes.items()}
-                for operation, codes in upstream.result_codes.items()
-            },
+        settings = configuration.accounts
+        accounts = Accounts(
+            {
+                name: Seat(account, settings[name].exclusive, settings[name].max_call_seconds)
+                for name, account in self.roster.accounts.items()
+            }
         )
-        return Runtime(keys, Accounts(self.roster.accounts), nslb)
+        self._keys.keep = configuration.idempotency.keep_seconds
+        self._keys.limit = self._longest(configuration)
+        desk = Desk(accounts, nslb, self._calls, self._lines)
+        return Runtime(keys, desk, self._followings, self._releases, self._keys)
+
+    def _longest(self, configuration: Configuration) -> float:
+        """How long a dial can take, from its record to its end: two tries, and the tokens for them. Seconds."""
+        timeouts = configuration.upstream.timeouts
+        patience = max(account.source.patience for account in self.roster.accounts.values())
+        return 2 * (timeouts.connect + timeouts.response + patience) + _LIMIT_MARGIN_SECONDS
 
     def _settle(self, configuration: Configuration, expiries: Mapping[str, float]) -> None:
         metrics = self._telemetry.metrics
@@ -157,6 +205,28 @@ def _identity(upstream: Upstream) -> tuple[Upstream, bytes]:
     return upstream, settings_digest(upstream.tls)
 
 
+def _nslb(upstream: Upstream, pool: Pool, polls: Pool) -> Nslb:
+    codes = {
+        operation: {code: problems.rejection(mapping.code, mapping.status) for code, mapping in mappings.items()}
+        for operation, mappings in upstream.result_codes.items()
+    }
+    timeouts = upstream.timeouts
+    return Nslb(
+        pool,
+        polls,
+        Reading(codes),
+        timeout=timeouts.response,
+        poll_timeout=timeouts.events,
+        token_header=upstream.token_header,
+    )
+
+
+def _pools(upstream: Upstream, loop: asyncio.AbstractEventLoop) -> tuple[Pool, Pool]:
+    """Connections for requests, and others for long polls, which would leave none for requests."""
+    polling = upstream.model_copy(update={"connections": upstream.event_connections, "warm": 0})
+    return endpoint_pool(upstream, upstream.endpoints, loop), endpoint_pool(polling, upstream.endpoints, loop)
+
+
 def endpoint_pool(upstream: Upstream, endpoints: Sequence[Endpoint], loop: asyncio.AbstractEventLoop) -> Pool:
     """Connections to some of the endpoints, as configured. Raises `OSError` and `ssl.SSLError`."""
     tls = upstream.tls
@@ -172,7 +242,8 @@ def endpoint_pool(upstream: Upstream, endpoints: Sequence[Endpoint], loop: async
 
 
 def _principal(name: str, service: Service) -> Principal:
-    return Principal(name, tuple(service.accounts), frozenset(service.allow.media), frozenset(service.allow.operations))
+    media, operations = frozenset(service.allow.media), frozenset(service.allow.operations)
+    return Principal(name, tuple(service.accounts), media, operations, service.require_idempotency_key)
 
 
 def _readable(status: dict[str, Any]) -> dict[str, Any]:

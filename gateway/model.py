@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 _MASK: Final = "***"
 MOST_TOKEN_BYTES: Final = 8 * 1024
@@ -90,14 +91,50 @@ class Operation(StrEnum):
     DROP = "drop"
 
 
+class CallStatus(StrEnum):
+    """How far a call has come (contract, "The callers' API")."""
+
+    ACCEPTED = "accepted"
+    QUEUED = "queued"
+    CONNECTED = "connected"
+    ENDED = "ended"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in _OVER
+
+
+_OVER: Final = frozenset({CallStatus.ENDED, CallStatus.TIMED_OUT, CallStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """What NSLB tells of a call. `status` is `None` if it changes nothing; `content` is a JSON object.
+
+    What `event_id` means is documented for one of them only (interface page, "Operations of the web adapter").
+    """
+
+    status: CallStatus | None
+    event_id: int | float | str | None
+    description: str | None
+    content: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A service that has proven who it is, and what it may do."""
+    """A service that has proven who it is, and what it may do.
+
+    `keyed` says that it must send an `Idempotency-Key` with each call.
+    """
 
     service: str
     accounts: tuple[str, ...]
     media: frozenset[Medium]
     operations: frozenset[Operation]
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,21 @@ MALFORMED_REQUEST: Final = ProblemType("malformed-request", 400, "The request is
 UNAUTHENTICATED: Final = ProblemType("unauthenticated", 401, "Not authenticated", Outcome.NOT_SENT)
 FORBIDDEN: Final = ProblemType("forbidden", 403, "Not allowed for this service", Outcome.NOT_SENT)
 NOT_FOUND: Final = ProblemType("not-found", 404, "No such route", Outcome.NOT_SENT)
+UNKNOWN_DIAL: Final = ProblemType("unknown-dial", 404, "No such call of this service", Outcome.NOT_SENT)
 METHOD_NOT_ALLOWED: Final = ProblemType("method-not-allowed", 405, "The route has no such method", Outcome.NOT_SENT)
+IDEMPOTENCY_IN_PROGRESS: Final = ProblemType(
+    "idempotency-in-progress", 409, "The first request with this key is still running", Outcome.NOT_SENT, retry_after=1
+)
+CALL_SUPERSEDED: Final = ProblemType(
+    "call-superseded", 409, "A later call has taken this one's place", Outcome.NOT_SENT
+)
 PAYLOAD_TOO_LARGE: Final = ProblemType("payload-too-large", 413, "The body is too large", Outcome.NOT_SENT)
 URI_TOO_LONG: Final = ProblemType("uri-too-long", 414, "The request target is too long", Outcome.NOT_SENT)
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemType(
     "unsupported-media-type", 415, "The body must be plain JSON", Outcome.NOT_SENT
+)
+IDEMPOTENCY_KEY_REUSED: Final = ProblemType(
+    "idempotency-key-reused", 422, "The key belongs to another request", Outcome.NOT_SENT
 )
 HEADERS_TOO_LARGE: Final = ProblemType("headers-too-large", 431, "The header section is too large", Outcome.NOT_SENT)
 INTERNAL: Final = ProblemType("internal", 500, "A fault of the gateway", Outcome.NOT_SENT)
@@ -66,9 +76,16 @@ UPSTREAM_UNREACHABLE: Final = ProblemType(
 TOKEN_UNAVAILABLE: Final = ProblemType(
     "token-unavailable", 503, "There is no token to send for the account", Outcome.NOT_SENT, retry_after=1
 )
+ACCOUNT_BUSY: Final = ProblemType("account-busy", 503, "The account has a call", Outcome.NOT_SENT, retry_after=1)
+STORE_UNAVAILABLE: Final = ProblemType(
+    "store-unavailable", 503, "What must be remembered can't be", Outcome.NOT_SENT, retry_after=1
+)
 OVERLOADED: Final = ProblemType("overloaded", 503, "Too much at once", Outcome.NOT_SENT, retry_after=1)
 SHUTTING_DOWN: Final = ProblemType(
     "shutting-down", 503, "The gateway is shutting down", Outcome.NOT_SENT, retry_after=1
+)
+OUTCOME_UNKNOWN: Final = ProblemType(
+    "outcome-unknown", 504, "What became of the first request isn't known", Outcome.UNKNOWN
 )
 
 FIXED_CODES: Final = frozenset(value.code for value in list(globals().values()) if isinstance(value, ProblemType))
@@ -90,8 +107,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
 
     `detail` is a sentence for the caller; `errors` are pairs of a JSON pointer (RFC 6901) and a sentence;
     `result_code` and `result_description` are the contact centre's own, already made safe to show.
-    `allow` names the methods of the route for a 405, `closing` asks for the connection to be closed, `retry_after`
-    is in seconds, where more is known than the type says.
+    `allow` names the methods of the route for a 405, `closing` asks for the connection to be closed, `replayed` says
+    that an earlier request ended so, `retry_after` is in seconds, where more is known than the type says.
     """
 
     def __init__(  # noqa: PLR0913 - each is a member of the document that comes out
@@ -104,6 +121,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         result_description: str | None = None,
         allow: str | None = None,
         closing: bool = False,
+        replayed: bool = False,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(type_.code)
@@ -114,6 +132,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
         self.result_description = result_description
         self.allow = allow
         self.closing = closing
+        self.replayed = replayed
         self.retry_after = type_.retry_after if retry_after is None else retry_after
 
     def document(self, request_id: str) -> bytes:

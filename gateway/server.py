@@ -127,7 +127,7 @@ class Server:
         self.log.info("gateway.stopping", reason=self._stop_reason or "asked")
         self._health.draining = True
         api = self._gateway.api
-        api.draining = True
+        api.begin_draining()
         self._ticker.cancel()
         self._listener.close()
         with contextlib.suppress(TimeoutError):

@@ -54,7 +54,7 @@ class Lines:
 
     def requests(self) -> list[dict[str, Any]]:
         """The lines of requests."""
-        return self.of("request.forwarded", "request.refused")
+        return self.of("request.forwarded", "request.refused", "request.answered")
 
 
 @dataclass

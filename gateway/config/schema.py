@@ -97,6 +97,7 @@ class UpstreamTimeouts(Model):
 
     connect: Seconds = Field(default=2, description="For a connection to stand, TLS included. Seconds.")
     response: Seconds = Field(default=10, description="For the whole answer, from sending the request. Seconds.")
+    events: Seconds = Field(default=60, description="For the answer to a long poll for events. Seconds.")
 
 
 # A field that says more is mandatory with these (RFC 9110, 15.5 and 15.6), and there is nothing more to say.
@@ -136,6 +137,9 @@ class Upstream(Model):
     tls: ClientTLS = Field(default_factory=ClientTLS)
     timeouts: UpstreamTimeouts = Field(default_factory=UpstreamTimeouts)
     connections: int = Field(default=100, ge=1, le=10_000, description="At most so many connections to an endpoint.")
+    event_connections: int = Field(
+        default=1000, ge=1, le=100_000, description="At most so many long polls for events at an endpoint."
+    )
     warm: int = Field(default=1, ge=0, le=10_000, description="Idle connections kept ready at each endpoint.")
     idle_seconds: Seconds = Field(default=30, description="An idle connection is closed after this. Seconds.")
     token_header: bool = Field(default=False, description="Send the token as a header field as well.")
@@ -176,6 +180,10 @@ class Account(Model):
     token: TokenSecret | None = Field(default=None)
     apply_token: ApplyToken | None = Field(default=None, description="How to apply for tokens.")
     lifetime_seconds: Seconds = Field(default=3600, description="How long a token is valid once it was made. Seconds.")
+    exclusive: bool = Field(default=False, description="Have one call at a time.")
+    max_call_seconds: Seconds = Field(
+        default=3600, description="An exclusive account is free again after this, whatever became of its call. Seconds."
+    )
 
 
 class StoreTLS(Model):
@@ -226,6 +234,15 @@ class Service(Model):
         min_length=1, description="What it may prove itself with."
     )
     allow: Allow = Field(default_factory=Allow)
+    require_idempotency_key: bool = Field(default=False, description="Refuse a call without an `Idempotency-Key`.")
+
+
+class Idempotency(Model):
+    """What is remembered of requests with an `Idempotency-Key`."""
+
+    keep_seconds: Annotated[float, Field(ge=60, le=2_592_000, allow_inf_nan=False)] = Field(
+        default=86_400, description="How long an answer is kept under its key. Seconds."
+    )
 
 
 class Log(Model):
@@ -243,6 +260,7 @@ class Configuration(Model):
     accounts: dict[Name, Account] = Field(min_length=1)
     services: dict[Name, Service] = Field(min_length=1)
     store: Store = Field(default_factory=Store)
+    idempotency: Idempotency = Field(default_factory=Idempotency)
     drain_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=25, description="How long requests under way may take after SIGTERM. Seconds."
     )

@@ -24,7 +24,7 @@ from gateway.server import event_loop
 from gateway.store import StoreUnavailable
 from gateway.telemetry import LineWriter, Log, Metrics, Record, Telemetry
 from gateway.tokens import Account, AppliedSource, RefreshFailed
-from gateway.upstream import CredentialGone, NotSent, Nslb, SentUnanswered, Support, Verdict
+from gateway.upstream import CredentialGone, NotSent, Nslb, Reading, SentUnanswered, Support, Verdict
 
 _FABRIC_SECONDS: Final = 15.0
 _SKEW_SECONDS: Final = 30.0
@@ -213,11 +213,12 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
 ) -> None:
     pool = endpoint_pool(configuration.upstream, [endpoint], asyncio.get_running_loop())
     upstream = configuration.upstream
-    nslb = Nslb(pool, timeout=upstream.timeouts.response, result_codes={}, token_header=upstream.token_header)
+    timeout = upstream.timeouts.response
+    nslb = Nslb(pool, pool, Reading({}), timeout=timeout, poll_timeout=timeout, token_header=upstream.token_header)
     try:
-        verdict, support = await _asked(nslb, account)
+        verdict = await _asked(nslb, account)
         if verdict.unauthorised and apply and await account.renew(verdict.generation):
-            verdict, support = await _asked(nslb, account)
+            verdict = await _asked(nslb, account)
     except (NotSent, SentUnanswered) as failure:
         report.fail(subject, "check", failure.detail, "Look at the lines of this endpoint above, and try again.")
         return
@@ -227,13 +228,13 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
     finally:
         await pool.close()
     _renewed(report, subject, account, verdict, shared=shared)
-    if support is None:
+    if verdict.support is None:
         _refused(report, subject, verdict)
-        return
-    _supported(report, subject, support)
+    else:
+        _supported(report, subject, verdict.support)
 
 
-async def _asked(nslb: Nslb, account: Account) -> tuple[Verdict, Support | None]:
+async def _asked(nslb: Nslb, account: Account) -> Verdict:
     return await nslb.check(
         account.credential, Record(time.monotonic(), "doctor", Trace("0" * 31 + "1", "0" * 15 + "1", "00"))
     )
@@ -254,7 +255,7 @@ def _renewed(report: Report, subject: str, account: Account, verdict: Verdict, *
 
 
 def _refused(report: Report, subject: str, verdict: Verdict) -> None:
-    status = verdict.reply.status if verdict.reply is not None else 0
+    status = verdict.status
     code = verdict.result_code if verdict.result_code is not None and verdict.result_code.isdigit() else "none"
     if verdict.unauthorised:
         advice = (

@@ -6,8 +6,10 @@ Refuses everything that is not exactly a documented request.
 
 from __future__ import annotations
 
-from gateway.http.api import CallersApi, Runtime
+from gateway.http.api import CallersApi
+from gateway.http.exchange import Runtime
+from gateway.http.fields import new_record
 from gateway.http.listener import CallersServer, Limits
 from gateway.http.operators import Health, operators_application
 
-__all__ = ["CallersApi", "CallersServer", "Health", "Limits", "Runtime", "operators_application"]
+__all__ = ["CallersApi", "CallersServer", "Health", "Limits", "Runtime", "new_record", "operators_application"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.http.listener import CallerConnection
 
+REPLAYED: Final = "Idempotency-Replayed: true\r\n"
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -72,17 +73,35 @@ class Answers:
         bodiless: bool = False,
     ) -> Answer:
         """An answer with that body; `fields` are whole lines, each with its CRLF; `bodiless` answers a `HEAD`."""
+        close = "" if keep_alive else "Connection: close\r\n"
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n"
+            f"Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{fields}{close}\r\n"
+        )
+        data = head.encode("ascii")
+        return Answer(status, data if bodiless else data + body, keep_alive=keep_alive)
+
+    def nothing(self, request_id: str, *, keep_alive: bool) -> Answer:
+        """An answer without content (RFC 9110, 15.3.5)."""
+        close = "" if keep_alive else "Connection: close\r\n"
+        head = f"HTTP/1.1 204 No Content\r\nDate: {self._now()}\r\nX-Request-ID: {request_id}\r\n{close}\r\n"
+        return Answer(204, head.encode("ascii"), keep_alive=keep_alive)
+
+    def stream_head(self, request_id: str, *, chunked: bool, keep_alive: bool) -> bytes:
+        """The header section of a stream of events, which must not wait in anybody's cache."""
+        framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
+        close = "" if keep_alive else "Connection: close\r\n"
+        return (
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n{framing}"
+            f"Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{close}\r\n"
+        ).encode("ascii")
+
+    def _now(self) -> str:
         now = int(self._wall())
         if now != self._second:
             self._second = now
             self._date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
-        close = "" if keep_alive else "Connection: close\r\n"
-        head = (
-            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n"
-            f"Date: {self._date}\r\nX-Request-ID: {request_id}\r\n{fields}{close}\r\n"
-        )
-        data = head.encode("ascii")
-        return Answer(status, data if bodiless else data + body, keep_alive=keep_alive)
+        return self._date
 
     def problem(self, problem: Problem, request_id: str, *, keep_alive: bool = True, bodiless: bool = False) -> Answer:
         """The answer that a problem is."""
@@ -92,6 +111,8 @@ class Answers:
             fields += f"Retry-After: {problem.retry_after}\r\n"
         if kind is problems.UNAUTHENTICATED:
             fields += 'WWW-Authenticate: Bearer realm="dial-gateway"\r\n'
+        if problem.replayed:
+            fields += REPLAYED
         if problem.allow is not None:
             fields += f"Allow: {problem.allow}\r\n"
         return self.json(

@@ -1,122 +1,137 @@
-"""`POST /dial`: from what the caller wants to a call that NSLB accepted.
+"""`POST /dial`, what becomes of the call then, and what an account supports.
 
-Owns the choice of the account and the one repetition that is allowed: after a 401, with a newer token. Refuses
-accounts and media that the service was not given, and to send anything again after that.
+Owns the reading of these requests and the order of what is remembered around a call. Refuses media that the service was
+not given.
 """
 
 from __future__ import annotations
 
-from binascii import b2a_base64
-from collections.abc import Mapping
 from typing import Final
+from urllib.parse import parse_qsl
 
 import orjson
 
 from gateway import problems
-from gateway.http.body import DialRequest
+from gateway.calls import ID_BYTES, asked, call_id
+from gateway.http import body, fields
+from gateway.http.answers import REPLAYED, Answer
 from gateway.http.entropy import ENTROPY
-from gateway.model import Medium, Outcome, Principal
+from gateway.http.exchange import Exchange
+from gateway.idempotency import Replay, fingerprint
 from gateway.problems import Problem
-from gateway.telemetry import Record
-from gateway.tokens import Account
-from gateway.upstream import CredentialGone, NotSent, Nslb, Verdict
+from gateway.upstream import NotSent, SentUnanswered
 
-_ID_BYTES: Final = 16
-_MOST_WAITS: Final = 3
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+_MOST_QUERY_FIELDS: Final = 8
 
 
-class Accounts:
-    """The accounts by name, and whose turn it is."""
-
-    def __init__(self, accounts: Mapping[str, Account]) -> None:
-        self.by_name = accounts
-        self._turns: dict[str, int] = {}
-
-    def choose(self, principal: Principal, wanted: str | None) -> Account:
-        """The account that was asked for, or the service's next one in turn.
-
-        Raises `Problem`, the same for an account of others and for one that does not exist.
-        """
-        if wanted is None:
-            turn = self._turns.get(principal.service, 0)
-            self._turns[principal.service] = turn + 1
-            return self.by_name[principal.accounts[turn % len(principal.accounts)]]
-        if wanted not in principal.accounts:
-            raise Problem(problems.FORBIDDEN, "This service may not use this account.")
-        return self.by_name[wanted]
-
-
-async def place(
-    wanted: DialRequest, principal: Principal, accounts: Accounts, nslb: Nslb, record: Record
-) -> tuple[str, bytes]:
-    """Create a call: its unguessable id, and the JSON body that tells of it.
-
-    Raises `Problem`, `NotSent` or `SentUnanswered`; the record tells how far it came.
-    """
+async def create(exchange: Exchange) -> Answer:
+    """`POST /dial`."""
+    request, record, principal = exchange.request, exchange.record, exchange.principal
+    no_query(exchange)
+    wanted = body.dial_request(await body.take(request, exchange.body_timeout))
+    key = fields.idempotency_key(request.headers)
     if wanted.medium not in principal.media:
         raise Problem(problems.FORBIDDEN, "This service may not use this medium.")
     record.media = wanted.medium
-    account = accounts.choose(principal, wanted.account)
-    record.account = account.name
-    if account.credential() is None:
-        await account.obtain()
+    identifier = call_id(ENTROPY.take(ID_BYTES))
+    if key is not None:
+        return await _create_once(exchange, wanted, identifier, key)
+    if principal.keyed:
+        raise Problem(problems.MALFORMED_REQUEST, "This service must send an Idempotency-Key field.")
+    return _created(exchange, identifier, await _place(exchange, wanted, identifier))
+
+
+async def _create_once(exchange: Exchange, wanted: body.DialRequest, identifier: str, key: str) -> Answer:
+    """Create a call, unless there was a request with that key before."""
+    principal = exchange.principal
+    # Nothing is remembered of what could not be done for this service at any time.
+    exchange.runtime.desk.accounts.check(principal, wanted.account)
+    asked_for = fingerprint("POST", "/dial", wanted.medium, orjson.dumps(wanted.account).decode())
+    first = await exchange.runtime.idempotency.begin(principal.service, key, asked_for, identifier)
+    if isinstance(first, Replay):
+        return exchange.done(first.document, 201, f"Location: {first.location}\r\n{REPLAYED}")
     try:
-        verdict = await nslb.create(wanted.medium, account.credential, record)
-    except CredentialGone:
-        verdict = await _with_another_token(wanted.medium, account, nslb, record)
-    _take_note(account, verdict)
-    if verdict.unauthorised and await account.renew(verdict.generation):
-        verdict = await _once_more(wanted.medium, account, verdict, nslb, record)
+        document = await _place(exchange, wanted, identifier)
+    except Problem as problem:
+        await first.failed(problem)
+        raise
+    except (NotSent, SentUnanswered) as failure:
+        await first.failed(Problem(failure.problem, failure.detail))
+        raise
+    except Exception:
+        kind = problems.INTERNAL_AFTER_SENDING if exchange.record.sent else problems.INTERNAL
+        await first.failed(Problem(kind, "The gateway failed; its log has the reason."))
+        raise
+    await first.accepted(document, f"/dial/{identifier}")
+    return _created(exchange, identifier, document)
+
+
+async def _place(exchange: Exchange, wanted: body.DialRequest, identifier: str) -> bytes:
+    """Place a call; the document that tells of it."""
+    desk, principal, record = exchange.runtime.desk, exchange.principal, exchange.record
+    call = await desk.place(wanted.medium, wanted.account, principal, identifier, record, exchange.until)
+    return orjson.dumps(call.document())
+
+
+def _created(exchange: Exchange, identifier: str, document: bytes) -> Answer:
+    return exchange.done(document, 201, f"Location: /dial/{identifier}\r\n")
+
+
+async def state(exchange: Exchange) -> Answer:
+    """`GET /dial/{id}`."""
+    no_query(exchange)
+    call = await exchange.runtime.calls.find(exchange.identifier, exchange.principal.service)
+    exchange.record.account, exchange.record.media = call.account, call.medium
+    return exchange.done(call.document())
+
+
+async def release(exchange: Exchange) -> Answer:
+    """`DELETE /dial/{id}`."""
+    no_query(exchange)
+    runtime, record = exchange.runtime, exchange.record
+    call = await runtime.calls.find(exchange.identifier, exchange.principal.service)
+    record.account, record.media = call.account, call.medium
+    if not call.over:
+        account = runtime.desk.accounts.of(call.account)
+        await runtime.releases.release(call, account, runtime.desk.nslb, record, exchange.until)
+    return exchange.done(call.document())
+
+
+async def support(exchange: Exchange) -> Answer:
+    """`GET /dial/support`."""
+    record, runtime = exchange.record, exchange.runtime
+    wanted = _account_of(exchange.query)
+    seat = next(runtime.desk.accounts.candidates(exchange.principal, wanted))
+    account, nslb, until = seat.account, runtime.desk.nslb, exchange.until
+    record.account = account.name
+    verdict = await asked(account, lambda credential: nslb.check(credential, record, until), until)
     record.result_code = verdict.result_code
-    if verdict.problem is not None:
+    if verdict.problem is not None or verdict.support is None:
         raise Problem(
-            verdict.problem,
+            verdict.problem or problems.UPSTREAM_INVALID_RESPONSE,
             verdict.detail,
             result_code=verdict.result_code,
             result_description=verdict.description,
         )
-    record.outcome = Outcome.ACCEPTED
-    dial_id = b2a_base64(ENTROPY.take(_ID_BYTES), newline=False).translate(_URL_SAFE, b"=").decode("ascii")
-    document = {
-        "id": dial_id,
-        "status": "accepted",
-        "media": record.media,
-        "account": account.name,
-        "outcome": "accepted",
-        "result_code": verdict.result_code,
-        "result_description": verdict.description,
-    }
-    return dial_id, orjson.dumps(document)
+    found = verdict.support
+    return exchange.done({"click_to_call": found.click_to_call, "webrtc": found.webrtc, "account": account.name})
 
 
-async def _with_another_token(medium: Medium, account: Account, nslb: Nslb, record: Record) -> Verdict:
-    """What NSLB answers, after the token was refused or over while the request waited for a connection."""
-    for _ in range(_MOST_WAITS):
-        await account.obtain()
-        try:
-            return await nslb.create(medium, account.credential, record)
-        except CredentialGone:
-            continue
-    raise Problem(problems.TOKEN_UNAVAILABLE, "The account's tokens did not last; nothing was sent.")
+def no_query(exchange: Exchange) -> None:
+    """Raises `Problem` if the target has a query."""
+    if exchange.query is not None:
+        raise Problem(problems.MALFORMED_REQUEST, "This route takes no query.")
 
 
-async def _once_more(medium: Medium, account: Account, refusal: Verdict, nslb: Nslb, record: Record) -> Verdict:
-    """What NSLB answers with a newer token, after its refusal of the old one."""
+def _account_of(query: str | None) -> str | None:
+    if query is None:
+        return None
     try:
-        verdict = await nslb.create(medium, account.credential, record)
-    except (NotSent, CredentialGone):
-        # That nothing reached NSLB would be untrue: it has had the call, and refused it.
-        return refusal
-    _take_note(account, verdict)
-    if verdict.unauthorised:
-        account.refuse(verdict.generation)
-    return verdict
-
-
-def _take_note(account: Account, verdict: Verdict) -> None:
-    """Keep what came with an answer for the account whose token was sent."""
-    if verdict.session:
-        account.keep_session(verdict.session, verdict.generation)
-    if verdict.renewed is not None:
-        account.renewed(verdict.renewed, verdict.generation, verdict.duration)
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=_MOST_QUERY_FIELDS
+        )
+    except ValueError:
+        pairs = []
+    if len(pairs) != 1 or pairs[0][0] != "account":
+        raise Problem(problems.MALFORMED_REQUEST, "The query of this route is account=NAME, or there is none.")
+    return pairs[0][1]

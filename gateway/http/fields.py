@@ -1,15 +1,23 @@
-"""The header fields that a caller may set and that go on: the request id and the trace.
+"""The header fields that a caller may set: the request id and the trace, which go on, and what it wants of us.
 
-Owns their syntax. Refuses, by replacing it, whatever could break a log line or a field sent upstream.
+Owns their syntax. Refuses, by replacing it, whatever could break a log line or a field sent upstream, and, with a
+problem, what would otherwise be understood as something else than was meant.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from gateway import problems
 from gateway.http.entropy import ENTROPY
 from gateway.model import Trace
+from gateway.problems import Problem
+from gateway.telemetry import Record
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # W3C Trace Context, 3.2: version 00 exactly; a later version may have more behind another dash.
@@ -18,6 +26,9 @@ _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 _REQUEST_ID_BYTES: Final = 16
 _TRACE_BYTES: Final = 24
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_SECONDS: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
 def identify(claimed: str | None, traceparent: str | None) -> tuple[str, Trace]:
@@ -34,6 +45,11 @@ def identify(claimed: str | None, traceparent: str | None) -> tuple[str, Trace]:
     return claimed, _continued(traceparent, fresh[64:]) or Trace(fresh[32:64], fresh[64:], "00")
 
 
+def new_record(monotonic: Callable[[], float]) -> Record:
+    """The record of a request that is nobody's but our own."""
+    return Record(monotonic(), *identify(None, None))
+
+
 def _continued(traceparent: str, span_id: str) -> Trace | None:
     match = _TRACEPARENT.fullmatch(traceparent)
     if (
@@ -45,3 +61,42 @@ def _continued(traceparent: str, span_id: str) -> Trace | None:
     ):
         return Trace(match[2], span_id, match[4] if match[1] == "00" else "00")
     return None
+
+
+def idempotency_key(headers: CIMultiDictProxy[str]) -> str | None:
+    """The key of a request (contract, "Idempotency-Key"), if it has one. Raises `Problem`."""
+    key = _only(headers, "Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        _refuse("The Idempotency-Key field must be 1 to 255 visible ASCII characters.")
+    return key
+
+
+def request_timeout(headers: CIMultiDictProxy[str]) -> float | None:
+    """For how many seconds the caller waits, if it says. Raises `Problem`."""
+    text = _only(headers, "Request-Timeout")
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or not float(text):
+        _refuse("The Request-Timeout field must be a positive number of seconds.")
+    return float(text)
+
+
+def last_event_id(headers: CIMultiDictProxy[str]) -> int | None:
+    """The number of the last event that the caller has, if it says. Raises `Problem`."""
+    text = _only(headers, "Last-Event-ID")
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        _refuse("The Last-Event-ID field must be the number of an event.")
+    return int(text)
+
+
+def _only(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    values = headers.getall(name, ())
+    if len(values) > 1:
+        _refuse(f"There is more than one {name} field.")
+    return values[0] if values else None
+
+
+def _refuse(detail: str) -> NoReturn:
+    raise Problem(problems.MALFORMED_REQUEST, detail)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Za-z:.]+\])(?::[0-9]*)?")
 
 
-def target(request: web.BaseRequest) -> tuple[str, bool]:
-    """The path of a request, as it arrived, and whether it has a query. Raises `Problem`."""
-    path, mark, _ = request.raw_path.partition("?")
+def target(request: web.BaseRequest) -> tuple[str, str | None]:
+    """The path of a request and its query, as they arrived; `None` if there is no query. Raises `Problem`."""
+    path, mark, query = request.raw_path.partition("?")
     version = request.version
     headers = request.headers
     if version.major != 1:
@@ -42,7 +42,7 @@ def target(request: web.BaseRequest) -> tuple[str, bool]:
     if coding is not None and (coding.lower() != "chunked" or not version.minor):
         # The parser takes the chunks off and leaves the other codings on.
         _refuse("The only transfer coding is chunked.")
-    return path, bool(mark)
+    return path, query if mark else None
 
 
 @lru_cache(maxsize=64)

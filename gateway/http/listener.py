@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -97,7 +97,7 @@ class _InPlace:
 class CallerConnection(web.RequestHandler):
     """One connection of a caller. `taken` counts the bytes since it was last idle."""
 
-    __slots__ = ("_api", "_head_began", "_unfetched_since", "_unwritten", "_wire", "taken")
+    __slots__ = ("_api", "_gone", "_head_began", "_unfetched_since", "_unwritten", "_wire", "taken")
 
     def __init__(self, server: CallersServer, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -118,7 +118,17 @@ class CallerConnection(web.RequestHandler):
         self._unfetched_since: float | None = None
         self._wire: asyncio.Transport | None = None
         self._unwritten: list[bytes] = []
+        self._gone: Callable[[], None] | None = None
         self.taken = 0
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Have `gone` called once the caller sends no more, which who waits for an event understands as leaving."""
+        self._gone = gone
+
+    @property
+    def left(self) -> bool:
+        """Whether the caller has gone."""
+        return self._close or self._wire is None or self._wire.is_closing()
 
     def put(self, data: bytes, *, at_once: bool) -> None:
         """Write to the caller, behind all that was put before: at once, or at the end of the event loop's turn.
@@ -171,8 +181,19 @@ class CallerConnection(web.RequestHandler):
         super().connection_made(transport)
         self._wire = cast("asyncio.Transport", transport)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The caller has gone."""
+        super().connection_lost(exc)
+        self._close = True
+        if self._gone is not None:
+            self._gone()
+
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never asks for what asyncio offers here
         """The caller sends no more. Whoever has sent a whole request may still be waiting for its answer."""
+        if self._gone is not None:
+            self._close = True
+            self._gone()
+            return False
         request = self._current_request
         waiting = request is not None and request.content.is_eof()
         waiting = waiting or bool(self._messages and self._messages[-1][1].is_eof())

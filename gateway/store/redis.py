@@ -15,25 +15,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from gateway.model import Secret
+from gateway.store.ledger import Page
+from gateway.store.protocol import new_owner
 from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
 
 _PREFIX: Final = "dial-gateway:"
 # One hash for each key, so that a script touches one key alone. An epoch tells a server that has lost everything.
 _EPOCH: Final = _PREFIX + "epoch"
 _CHANNEL: Final = _PREFIX + "tokens"
+_OWNER: Final = _PREFIX + "owner:"
 _ANSWER_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 
-# The rules are those of `Shelf`, where each is explained; the server's clock is the one that all replicas share.
-# Fields: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Numbers are written as
-# text, because Lua would write large ones with an exponent.
+# The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
+# share. Fields of a token: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Fields of a
+# record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua would write
+# large ones with an exponent.
 _BEGIN: Final = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -86,6 +91,37 @@ touch()
 return 1
 """
 )
+_RECORD: Final = (
+    _BEGIN
+    + """
+local left, after = number('v'), tonumber(ARGV[2])
+local present = redis.call('HEXISTS', KEYS[1], 's') == 1 and left or 0
+local function keep(version, milliseconds)
+    redis.call('PEXPIRE', KEYS[1], text(math.max(milliseconds, version + 2 - now)))
+end
+if present ~= after then return '0' end
+"""
+)
+_WRITE: Final = (
+    _RECORD
+    + f"""
+local version = math.max(left + 1, now)
+redis.call('HSET', KEYS[1], 'v', text(version), 's', ARGV[3])
+keep(version, tonumber(ARGV[4]))
+redis.call('PUBLISH', '{_CHANNEL}', ARGV[1])
+return text(version)
+"""
+)
+_ERASE: Final = (
+    _RECORD
+    + f"""
+if present == 0 then return '0' end
+redis.call('HDEL', KEYS[1], 's')
+keep(left, 0)
+redis.call('PUBLISH', '{_CHANNEL}', ARGV[1])
+return '1'
+"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +157,14 @@ class RedisStore:
     shared = True
 
     def __init__(self, server: RedisServer) -> None:
+        self.owner = new_owner()
         self._credentials = _Credentials(server)
         self._pool = ConnectionPool(
             connection_class=SSLConnection if server.tls else Connection, **_settings(server, self._credentials)
         )
         self._client = Redis(connection_pool=self._pool)
-        self._scripts = {script: self._client.register_script(script) for script in (_LEASE, _PUT, _RESEAL, _RELEASE)}
+        scripts = (_LEASE, _PUT, _RESEAL, _RELEASE, _WRITE, _ERASE)
+        self._scripts = {script: self._client.register_script(script) for script in scripts}
 
     def authenticate(self, server: RedisServer) -> None:
         """Use the user and the password of this one for new connections."""
@@ -135,37 +173,62 @@ class RedisStore:
     async def read(self, key: str) -> Stored | None:
         """See `Shelf.read`."""
         async with self._available():
-            generation, sealed = await self._client.hmget(_name(key), ["g", "s"])
+            generation, sealed = await self._client.hmget(_token(key), ["g", "s"])
         return Stored(int(generation), sealed) if generation is not None and isinstance(sealed, bytes) else None
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
-        given, number, other = await self._script(_LEASE, key, _milliseconds(seconds))
+        given, number, other = await self._script(_LEASE, _token(key), _milliseconds(seconds))
         return Lease(int(number), int(other)) if given else Busy(int(number) / 1000, bool(other))
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
         """See `Shelf.put`."""
-        return bool(await self._script(_PUT, key, sealed, generation, after, "" if fence is None else fence, key))
+        lease = "" if fence is None else fence
+        return bool(await self._script(_PUT, _token(key), sealed, generation, after, lease, key))
 
     async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
         """See `Shelf.reseal`."""
-        return bool(await self._script(_RESEAL, key, sealed, generation))
+        return bool(await self._script(_RESEAL, _token(key), sealed, generation))
 
     async def release(self, key: str, *, fence: int, hold: float) -> None:
         """See `Shelf.release`."""
-        await self._script(_RELEASE, key, fence, _milliseconds(hold))
+        await self._script(_RELEASE, _token(key), fence, _milliseconds(hold))
+
+    async def get(self, key: str) -> Page | None:
+        """See `Ledger.get`."""
+        async with self._available():
+            version, sealed = await self._client.hmget(_record(key), ["v", "s"])
+        return Page(int(version), sealed) if version is not None and isinstance(sealed, bytes) else None
+
+    async def write(self, key: str, sealed: bytes, *, after: int, seconds: float) -> int:
+        """See `Ledger.put`."""
+        return int(await self._script(_WRITE, _record(key), key, after, sealed, _milliseconds(seconds)))
+
+    async def erase(self, key: str, *, after: int) -> bool:
+        """See `Ledger.erase`."""
+        return bool(int(await self._script(_ERASE, _record(key), key, after)))
+
+    async def alive(self, owner: str) -> bool:
+        """See `Store.alive`. The server sees at once when a process ends; it knows of none that does not listen."""
+        if owner == self.owner:
+            return True
+        async with self._available():
+            ((_, subscribers),) = await self._client.pubsub_numsub(_OWNER + owner)
+        return bool(subscribers)
 
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """See `Store.listen`. What a server forgets it does not tell; its epoch, which it forgets as well, does."""
+        channels = (_CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
         async with self._available(), self._client.pubsub() as subscription:
-            await subscription.subscribe(_CHANNEL)
+            await subscription.subscribe(*channels)
+            await _confirmed(subscription, len(channels))
             epoch = await self._epoch()
             heard(None)
             looked = time.monotonic()
             while True:
                 message = await subscription.get_message(timeout=_LOOK_SECONDS)
                 if message is not None and message["type"] == "message":
-                    heard(message["data"].decode("ascii", "replace"))
+                    heard(message["data"].decode("utf-8", "replace"))
                 if time.monotonic() - looked >= _LOOK_SECONDS:
                     looked = time.monotonic()
                     if (present := await self._epoch()) != epoch:
@@ -193,9 +256,18 @@ class RedisStore:
         await self._client.set(_EPOCH, drawn, nx=True)
         return await self._client.get(_EPOCH)
 
-    async def _script(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
+    async def _script(self, script: str, name: str, *arguments: str | bytes | int) -> Any:
         async with self._available():
-            return await self._scripts[script](keys=[_name(key)], args=list(arguments))
+            return await self._scripts[script](keys=[name], args=list(arguments))
+
+
+async def _confirmed(subscription: PubSub, channels: int) -> None:
+    """Wait until the server has said of so many channels that we listen to them."""
+    while channels:
+        message = await subscription.get_message(timeout=_ANSWER_SECONDS)
+        if message is None:
+            raise TimeoutError
+        channels -= message["type"] == "subscribe"
 
 
 def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
@@ -221,8 +293,12 @@ def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
     return settings
 
 
-def _name(key: str) -> str:
+def _token(key: str) -> str:
     return f"{_PREFIX}token:{key}"
+
+
+def _record(key: str) -> str:
+    return f"{_PREFIX}record:{key}"
 
 
 def _milliseconds(seconds: float) -> int:

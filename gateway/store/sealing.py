@@ -1,7 +1,8 @@
-"""Tokens as bytes that may be put down somewhere: encrypted, and bound to the place that they are for.
+"""Tokens and records as bytes that may be put down somewhere: encrypted, and bound to the place that they are for.
 
-Owns the form of what a store keeps. Refuses a token that was sealed for another account or another generation:
-whoever can write to the store could otherwise swap two accounts' tokens without reading either.
+Owns the form of what a store keeps. Refuses a token that was sealed for another account or another generation, a
+record that was sealed for another key, and the one for the other: whoever can write to the store could otherwise swap
+them without reading any.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from gateway.store.shelf import Stored
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
-_PLAIN: Final = b"plain:"  # of a store that is never written down
+# Of a store that is never written down.
+_PLAIN: Final = b"plain:"
+_PLAIN_RECORD: Final = b"plain-record:"
 
 
 class Seal:
@@ -51,7 +54,7 @@ class Seal:
 
         Raises `ValueError` for what was sealed with another key, for somebody else, or not at all.
         """
-        content, current = self._unsealed(stored.sealed)
+        content, current = self._unsealed(stored.sealed, _PLAIN)
         document = orjson.loads(content)
         try:
             if document["key"] != key or document["generation"] != stored.generation:
@@ -62,11 +65,26 @@ class Seal:
             raise ValueError("it was sealed by somebody else") from None
         return token, current
 
-    def _unsealed(self, sealed: bytes) -> tuple[bytes, bool]:
+    def close_record(self, key: str, content: bytes) -> bytes:
+        """The content of a record, sealed for its key."""
+        bound = _bound(key) + content
+        return self._fernets[0].encrypt(bound) if self._fernets else _PLAIN_RECORD + bound
+
+    def open_record(self, key: str, sealed: bytes) -> bytes:
+        """The content of a record.
+
+        Raises `ValueError` for what was sealed with another key, for another place, or not at all.
+        """
+        content, _ = self._unsealed(sealed, _PLAIN_RECORD)
+        if not content.startswith(_bound(key)):
+            raise ValueError("it was sealed for something else")
+        return content.removeprefix(_bound(key))
+
+    def _unsealed(self, sealed: bytes, plain: bytes) -> tuple[bytes, bool]:
         if not self._fernets:
-            if not sealed.startswith(_PLAIN):
+            if not sealed.startswith(plain):
                 raise ValueError("it is sealed, and there is no key")
-            return sealed.removeprefix(_PLAIN), True
+            return sealed.removeprefix(plain), True
         from cryptography.fernet import InvalidToken  # noqa: PLC0415 - has been loaded with the keys
 
         for number, fernet in enumerate(self._fernets):
@@ -75,3 +93,9 @@ class Seal:
             except InvalidToken:
                 continue
         raise ValueError("no key opens it")
+
+
+def _bound(key: str) -> bytes:
+    """What a record begins with: no token, which begins with a brace, and no record of a longer or shorter key."""
+    place = key.encode()
+    return b"record:%d:%s:" % (len(place), place)

@@ -1,4 +1,4 @@
-"""What a store promises, as plain code: who may refresh a token, and which token may take the place of which.
+"""What a store promises about tokens, as plain code: who may refresh one, and which may take the place of which.
 
 Owns the rules that all three kinds of store keep: SQLite's statements and Redis' scripts say the same in their
 languages. Refuses clocks, locks and I/O: `now` comes in (epoch seconds), what follows comes out.
@@ -10,9 +10,8 @@ each lease, so whoever stalls until its lease is over can't write what it brings
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 FORGET_SECONDS: Final = 172_800.0  # what nobody touches for two days belongs to an account that is gone
 _MILLISECONDS: Final = 1000
@@ -126,44 +125,3 @@ class Shelf:
             entry = self._entries[key] = Entry()
         entry.touched = now
         return entry
-
-
-class Store(Protocol):
-    """The same, wherever it is kept; every method but `listen` may raise `StoreUnavailable`.
-
-    `shared` says that others than this process may write to it.
-    """
-
-    shared: bool
-
-    async def read(self, key: str) -> Stored | None:
-        """See `Shelf.read`."""
-        ...
-
-    async def lease(self, key: str, seconds: float) -> Lease | Busy:
-        """See `Shelf.lease`."""
-        ...
-
-    async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
-        """See `Shelf.put`; what was written is told to all who listen."""
-        ...
-
-    async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
-        """See `Shelf.reseal`."""
-        ...
-
-    async def release(self, key: str, *, fence: int, hold: float) -> None:
-        """See `Shelf.release`."""
-        ...
-
-    async def listen(self, heard: Callable[[str | None], None]) -> None:
-        """Tell of every token that somebody writes, by its key; `None` is for all that may have been missed.
-
-        Begins with a `None`, as soon as nothing can be missed any more. Goes on until it is cancelled, or raises
-        `StoreUnavailable`.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Let go of everything."""
-        ...

@@ -1,7 +1,7 @@
 """The store of one machine: a file that several processes may share and that outlives them all.
 
-Owns the file, its schema and its thread. Refuses a file that others can read, and to block the event loop: every
-statement runs in a thread of its own.
+Owns the file, its schema, its thread, and the sign beside it that its process lives. Refuses a file that others can
+read, and to block the event loop: every statement runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gateway.store.ledger import Page, end_of, past, version_after
+from gateway.store.presence import Presence
+from gateway.store.protocol import new_owner
 from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2  # 1 had no records
 _BUSY_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
+_AGAIN_SECONDS: Final = 0.01
+_PRIMARY: Final = 0xFF  # the part of an error code without its details
 _PRIVATE: Final = 0o600
-# The rules are those of `Shelf`, where each is explained.
-_SCHEMA: Final = """
+# The rules are those of `Shelf` and `Ledger`, where each is explained.
+_TOKENS: Final = """
 CREATE TABLE IF NOT EXISTS tokens (
     key TEXT PRIMARY KEY,
     generation INTEGER NOT NULL DEFAULT 0,
@@ -37,6 +42,16 @@ CREATE TABLE IF NOT EXISTS tokens (
     touched REAL NOT NULL
 ) WITHOUT ROWID
 """
+# Without a seal there is no record any more, only the number of the one that was erased.
+_RECORDS: Final = """
+CREATE TABLE IF NOT EXISTS records (
+    key TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    sealed BLOB,
+    until REAL NOT NULL
+) WITHOUT ROWID
+"""
+_RECORDS_BY_END: Final = "CREATE INDEX IF NOT EXISTS records_by_end ON records (until)"
 _TOUCH: Final = """
 INSERT INTO tokens (key, touched) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET touched = excluded.touched
 """
@@ -56,6 +71,17 @@ _RELEASE: Final = """
 UPDATE tokens SET working = 0, until = :now + :hold, failures = failures + (:hold > 0)
 WHERE key = :key AND working AND fence = :fence AND until > :now
 """
+_GET: Final = "SELECT version, sealed FROM records WHERE key = ? AND sealed IS NOT NULL AND until > ?"
+_LEFT: Final = "SELECT version, sealed IS NOT NULL AND until > ? FROM records WHERE key = ?"
+_WRITE: Final = "INSERT OR REPLACE INTO records (key, version, sealed, until) VALUES (?, ?, ?, ?)"
+_ERASE: Final = """
+UPDATE records SET sealed = NULL, until = :past
+WHERE key = :key AND version = :after AND sealed IS NOT NULL AND until > :now
+"""
+# A few at a time, and more than a write adds.
+_DROP_ENDED: Final = """
+DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until <= ? ORDER BY until LIMIT 8)
+"""
 
 
 class SqliteStore:
@@ -69,12 +95,17 @@ class SqliteStore:
     def __init__(
         self, path: Path, wall: Callable[[], float] = time.time, *, busy_seconds: float = _BUSY_SECONDS
     ) -> None:
+        self.owner = new_owner()
         self._path = path
+        self._presence = Presence(path.resolve(), self.owner)
+        self._listeners: list[Callable[[str | None], None]] = []
         self._busy_seconds = busy_seconds
         self._wall = wall
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._opened = 0
+        self._ended = False
 
     async def read(self, key: str) -> Stored | None:
         """See `Shelf.read`."""
@@ -91,7 +122,7 @@ class SqliteStore:
         """See `Shelf.lease`."""
 
         def work(connection: sqlite3.Connection) -> Lease | Busy:
-            with self._writing(connection, key) as now:
+            with self._touching(connection, key) as now:
                 found = connection.execute(_LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
                 if found is not None:
                     return Lease(*found)
@@ -115,28 +146,93 @@ class SqliteStore:
         """See `Shelf.release`."""
         await self._change(_RELEASE, key, {"key": key, "fence": fence, "hold": hold})
 
+    async def get(self, key: str) -> Page | None:
+        """See `Ledger.get`."""
+
+        def work(connection: sqlite3.Connection) -> Page | None:
+            found = connection.execute(_GET, (key, self._wall())).fetchone()
+            return None if found is None else Page(*found)
+
+        return await self._run(work)
+
+    async def write(self, key: str, sealed: bytes, *, after: int, seconds: float) -> int:
+        """See `Ledger.put`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            with self._writing(connection) as now:
+                left, there = connection.execute(_LEFT, (now, key)).fetchone() or (0, False)
+                if (left if there else 0) != after:
+                    return 0
+                version = version_after(left, now)
+                connection.execute(_WRITE, (key, version, sealed, end_of(version, seconds, now)))
+                connection.execute(_DROP_ENDED, (now,))
+                return version
+
+        version = await self._run(work)
+        if version:
+            self._tell(key)
+        return version
+
+    async def erase(self, key: str, *, after: int) -> bool:
+        """See `Ledger.erase`."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            with self._writing(connection) as now:
+                values = {"key": key, "after": after, "past": past(after), "now": now}
+                erased = connection.execute(_ERASE, values).rowcount == 1
+                if erased:
+                    connection.execute(_DROP_ENDED, (now,))
+                return erased
+
+        erased = await self._run(work)
+        if erased:
+            self._tell(key)
+        return erased
+
+    async def alive(self, owner: str) -> bool:
+        """See `Store.alive`."""
+        return await self._run(lambda _: self._presence.is_there(owner))
+
     async def listen(self, heard: Callable[[str | None], None]) -> None:
-        """See `Store.listen`. SQLite says that somebody has written, and not what."""
-        seen: int | None = None
-        while True:
-            version = await self._run(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
-            if version != seen:
-                seen = version
-                heard(None)
-            await asyncio.sleep(_LOOK_SECONDS)
+        """See `Store.listen`. SQLite says that somebody else has written, and not what; of our own we know."""
+        seen: tuple[int, int] | None = None
+        self._listeners.append(heard)
+        try:
+            while True:
+                present = await self._run(self._data_version)
+                if present != seen:
+                    seen = present
+                    heard(None)
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            self._listeners.remove(heard)
 
     async def close(self) -> None:
         """Close the file and end the thread."""
+        if self._ended:
+            return
+        self._ended = True
 
         def work() -> None:
-            if self._connection is not None:
-                self._connection.close()
+            try:
+                if self._connection is not None:
+                    self._connection.close()
+            finally:
+                self._presence.leave()
 
         with contextlib.suppress(sqlite3.Error):
             await asyncio.get_running_loop().run_in_executor(self._thread, work)
         self._thread.shutdown(wait=False)
 
+    def _tell(self, key: str) -> None:
+        for heard in self._listeners[:]:
+            heard(key)
+
     # --- in the thread
+
+    def _data_version(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """What changes when somebody else has written. Each connection counts from a number of its own."""
+        return self._opened, connection.execute("PRAGMA data_version").fetchone()[0]
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def step() -> T:
@@ -152,19 +248,24 @@ class SqliteStore:
 
     async def _change(self, statement: str, key: str, values: dict[str, object]) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            with self._writing(connection, key) as now:
+            with self._touching(connection, key) as now:
                 return connection.execute(statement, values | {"now": now}).rowcount == 1
 
         return await self._run(work)
 
     @contextlib.contextmanager
-    def _writing(self, connection: sqlite3.Connection, key: str) -> Iterator[float]:
+    def _touching(self, connection: sqlite3.Connection, key: str) -> Iterator[float]:
+        """A transaction that is alone, and its time; there is a row for the key of a token in it."""
+        with self._writing(connection) as now:
+            connection.execute(_TOUCH, (key, now))
+            yield now
+
+    @contextlib.contextmanager
+    def _writing(self, connection: sqlite3.Connection) -> Iterator[float]:
         """A transaction that is alone, and the time when it began to be."""
         connection.execute("BEGIN IMMEDIATE")
         try:
-            now = self._wall()
-            connection.execute(_TOUCH, (key, now))
-            yield now
+            yield self._wall()
         except BaseException:
             connection.execute("ROLLBACK")
             raise
@@ -173,6 +274,7 @@ class SqliteStore:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and _identity(self._path) != self._file:
             self._drop()  # somebody has put another file in its place, which others use by now
+        self._presence.show()
         if self._connection is None:
             # SQLite gives its side files the mode of the file, and makes that one readable by everybody.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
@@ -186,19 +288,34 @@ class SqliteStore:
                 raise
             self._file = _identity(self._path)
             self._connection = connection
+            self._opened += 1
         return self._connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
             raise StoreUnavailable("the file is of a later version")
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         # What a newer token took the place of must not stay readable in pages that are free.
         connection.execute("PRAGMA secure_delete = ON")
-        connection.execute(_SCHEMA)
+        for table_or_index in (_TOKENS, _RECORDS, _RECORDS_BY_END):
+            connection.execute(table_or_index)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         connection.execute("DELETE FROM tokens WHERE touched < ?", (self._wall() - FORGET_SECONDS,))
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Change the mode of the file. For this alone SQLite does not wait while somebody else does the same."""
+        late = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY or time.monotonic() >= late:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                return
 
     def _drop(self) -> None:
         """After a failure the next one starts afresh: the file may have been replaced."""

@@ -1,4 +1,4 @@
-"""The store as the gateway uses it: tokens go in and come out, sealed in between, and seen from outside.
+"""The store as the gateway uses it: tokens and records go in and come out, sealed in between, and seen from outside.
 
 Owns sealing at the door, the metrics of the store, and the knowledge whether it can be reached. Refuses to let a
 failing store be more than a state: whoever asks gets `StoreUnavailable`, and one line of the log tells of it.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from gateway.model import Token
+from gateway.store.protocol import Store
 from gateway.store.sealing import Seal
-from gateway.store.shelf import Busy, Lease, Store, StoreUnavailable
+from gateway.store.shelf import Busy, Lease, StoreUnavailable
 from gateway.telemetry import Log, Metrics
 
 T = TypeVar("T")
@@ -30,8 +31,19 @@ class Shelved:
     token: Token | None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the store has as a record: the version, and the content, unless no key opens it."""
+
+    version: int
+    content: bytes | None = field(repr=False)
+
+
 class Vault:
-    """Tokens in a store. `kind` is the scheme of its URL; with `reseals`, what was sealed with a former key is anew."""
+    """Tokens and records in a store. `kind` is the scheme of its URL.
+
+    With `reseals`, a token that was sealed with a former key is sealed anew.
+    """
 
     def __init__(  # noqa: PLR0913 - where it is, how it is sealed, and who is told
         self, kind: str, store: Store, seal: Seal, log: Log, metrics: Metrics, *, reseals: bool = True
@@ -45,6 +57,7 @@ class Vault:
         self._metrics = metrics
         self._followers: dict[str, list[Callable[[], None]]] = {}
         self._unreadable: set[tuple[str, int]] = set()
+        self._told_of_records = False
         metrics.store_available(available=True)
 
     @property
@@ -83,10 +96,43 @@ class Vault:
         """End a lease that brought nothing; nobody gets another for `hold` seconds."""
         await self._do("release", self._store.release(key, fence=fence, hold=hold))
 
+    # --- records
+
+    @property
+    def owner(self) -> str:
+        """The id of this process' store, which `alive` knows."""
+        return self._store.owner
+
+    async def record(self, key: str) -> Kept | None:
+        """The record of a key."""
+        page = await self._do("get", self._store.get(key))
+        if page is None:
+            return None
+        try:
+            return Kept(page.version, self.seal.open_record(key, page.sealed))
+        except ValueError:
+            if not self._told_of_records:  # once for all: there may be as many as there were calls
+                self._told_of_records = True
+                self._log.error("store.unreadable", generation=page.version)
+            return Kept(page.version, None)
+
+    async def write(self, key: str, content: bytes, *, after: int, seconds: float) -> int:
+        """Write a record in the place of the version `after` (0: of none); the new version, or 0 if it was not."""
+        sealed = self.seal.close_record(key, content)
+        return await self._do("write", self._store.write(key, sealed, after=after, seconds=seconds), refused=0)
+
+    async def erase(self, key: str, *, after: int) -> bool:
+        """Take away exactly that version of a record; whether it was there."""
+        return await self._do("erase", self._store.erase(key, after=after), refused=False)
+
+    async def alive(self, owner: str) -> bool:
+        """Whether the process with that `owner` still runs; see `Store.alive` for what it takes to be known."""
+        return await self._do("alive", self._store.alive(owner), refused=False)
+
     # --- news
 
     def follow(self, key: str, told: Callable[[], None]) -> None:
-        """Have `told` called whenever there may be another token for a key."""
+        """Have `told` called whenever there may be another token or record for a key."""
         self._followers.setdefault(key, []).append(told)
 
     def leave(self, key: str, told: Callable[[], None]) -> None:

@@ -100,6 +100,7 @@ class Metrics:
         self._token_refresh_duration = distributions(
             "token_refresh_duration_seconds", "How long it took to obtain a token, or to fail."
         )
+        self._idempotency = counts("idempotency", "Requests with an Idempotency-Key.", "result")
         self._store_available = gauge("store_available", "Whether the store can be reached.")
         self._store_operations = counts("store_operations", "What was asked of the store.", "operation", "result")
         self._store_duration = distributions(
@@ -186,6 +187,10 @@ class Metrics:
         self._token_refreshes.add(account, trigger, result)
         if duration is not None:
             self._token_refresh_duration.observe(duration, None)
+
+    def idempotency(self, result: str) -> None:
+        """Count a request with an `Idempotency-Key`: `new`, `replayed`, `in_progress` or `mismatch`."""
+        self._idempotency.add(result)
 
     def store_available(self, *, available: bool) -> None:
         """Set whether the store can be reached."""

@@ -31,7 +31,8 @@ class Attempt:
 class Record:
     """All that telemetry will know of one request; `started` is in seconds of the monotonic clock.
 
-    `sent` says whether any of its bytes may have reached NSLB.
+    `sent` says whether any of its bytes may have reached NSLB. `polls` counts the long polls that it shared with
+    others, whose attempts are counted elsewhere.
     """
 
     # Most requests end with most of these as they are; set here, they cost nothing until they change.
@@ -44,6 +45,7 @@ class Record:
     media: str | None = None
     authentication: tuple[str, str] | None = None
     sent = False
+    polls = 0
     server_address: str | None = None
     server_port: int | None = None
     upstream_duration: float | None = None
@@ -82,6 +84,10 @@ class Telemetry:
         self._count(record, duration)
         self._write(record, duration)
 
+    def polled(self, record: Record) -> None:
+        """Count the attempts of a long poll, which is nobody's request."""
+        self._count_attempts(record)
+
     def _count(self, record: Record, duration: float) -> None:
         metrics = self.metrics
         operation = record.operation or NONE
@@ -89,18 +95,21 @@ class Telemetry:
         metrics.request(record.service, operation, record.code or "ok", record.outcome, duration, trace_id)
         if record.authentication is not None:
             metrics.authentication(*record.authentication)
+        self._count_attempts(record)
+        if record.rejected is not None:
+            metrics.rejected(record.service, record.rejected)
+
+    def _count_attempts(self, record: Record) -> None:
         for attempt in record.attempts:
-            metrics.upstream_request(
+            self.metrics.upstream_request(
                 attempt.endpoint,
                 record.account or NONE,
-                operation,
+                record.operation or NONE,
                 attempt.outcome,
                 attempt.result_code,
                 attempt.duration,
-                trace_id,
+                record.trace.trace_id,
             )
-        if record.rejected is not None:
-            metrics.rejected(record.service, record.rejected)
 
     def _write(self, record: Record, duration: float) -> None:
         trace = record.trace
@@ -108,7 +117,7 @@ class Telemetry:
         line: dict[str, object] = {
             "timestamp": "",
             "level": "warning" if failed else "info",
-            "event": "request.forwarded" if record.sent else "request.refused",
+            "event": _event(record),
             "request_id": record.request_id,
             "trace_id": trace.trace_id,
             "span_id": trace.span_id,
@@ -123,11 +132,17 @@ class Telemetry:
         if record.server_address is not None:
             line["server.address"] = record.server_address
             line["server.port"] = record.server_port
-        line["attempts"] = len(record.attempts)
+        line["attempts"] = len(record.attempts) + record.polls
         line["duration"] = round(duration, 6)
         if record.upstream_duration is not None:
             line["upstream.duration"] = round(record.upstream_duration, 6)
         self.log.request(line)
+
+
+def _event(record: Record) -> str:
+    if record.sent:
+        return "request.forwarded"
+    return "request.refused" if record.code is not None else "request.answered"
 
 
 # Fields without a value are not written; asking each is half the time of dropping them afterwards.

@@ -7,6 +7,7 @@ Refuses to send a token that is over or that NSLB refused, and to take one from 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -65,12 +66,15 @@ class Account:
         """What to send now; `None` if there is nothing that may be sent."""
         return self._credential if self._wall() < self._ends else None
 
-    async def obtain(self) -> None:
-        """Wait until there is something to send. Raises `Problem` if nothing will come in time."""
+    async def obtain(self, until: float = math.inf) -> None:
+        """Wait until there is something to send, at most `until` (in seconds of the event loop's clock).
+
+        Raises `Problem` if nothing will come in time.
+        """
         if self.credential() is not None:
             return
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.source.patience
+        give_up = min(loop.time() + self.source.patience, until)
         failures = self._life.failures
         while True:
             if self.source.renews or self._life.failures == failures:
@@ -90,11 +94,11 @@ class Account:
                 if look_again == give_up:
                     raise self._unavailable() from None
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int, until: float = math.inf) -> bool:
         """NSLB refused the token of that generation: have a newer one; whether there is one now."""
         self.refuse(generation)
         try:
-            await self.obtain()
+            await self.obtain(until)
         except Problem:
             return False
         return True
@@ -145,6 +149,12 @@ class Account:
             self._refresh = asyncio.create_task(self._run(trigger))
             self._tell()
         self._sleep(now)
+
+    @property
+    def line(self) -> str:
+        """What is the same for all replicas that call for this user, and no other: it has one current call."""
+        # The key of a token that a file brings begins anew with each new file.
+        return self.source.key if self.source.renews else hashlib.sha256(f"static\0{self.name}".encode()).hexdigest()
 
     @property
     def generation(self) -> int:

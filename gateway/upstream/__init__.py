@@ -7,8 +7,9 @@ anything a second time that may have arrived.
 from __future__ import annotations
 
 from gateway.upstream.failures import CredentialGone, NotSent, SentUnanswered
-from gateway.upstream.nslb import Nslb, Support, Verdict
+from gateway.upstream.nslb import Nslb
 from gateway.upstream.pool import Pool, PoolSettings
+from gateway.upstream.reading import Reading, Support, Verdict
 from gateway.upstream.reply import Reply, json_object
 from gateway.upstream.tls import PeerPolicy, client_context, settings_digest
 
@@ -19,6 +20,7 @@ __all__ = [
     "PeerPolicy",
     "Pool",
     "PoolSettings",
+    "Reading",
     "Reply",
     "SentUnanswered",
     "Support",

@@ -7,6 +7,7 @@ sent: only `NotSent` goes on to the next endpoint.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import ssl
 import time
@@ -82,16 +83,17 @@ class Pool:
     # --- for a request
 
     async def exchange(
-        self, written: Callable[[Endpoint], bytes | None], timeout: float, record: Record
+        self, written: Callable[[Endpoint], bytes | None], timeout: float, record: Record, until: float = math.inf
     ) -> tuple[Endpoint, Reply, float]:
         """Send a request to the first endpoint that takes it; the endpoint, its answer, and seconds from sending.
 
         What is `written` is asked for when a connection is there, because it may have waited for one; `None` is for
-        what can't be sent any more. `timeout` is in seconds, for the answer. Attempts without an answer are noted
+        what can't be sent any more. `timeout` is in seconds, for the answer; after `until` (in seconds of the event
+        loop's clock) nothing is sent. Attempts without an answer are noted
         in the record. Raises `NotSent` when no endpoint took it, `CredentialGone` when there was nothing to send,
         `SentUnanswered` when an endpoint may have taken it.
         """
-        give_up = self._loop.time() + self._settings.connect_timeout
+        give_up = min(self._loop.time() + self._settings.connect_timeout, until)
         failures: list[NotSent] = []
         candidates: list[Endpoint] | None = None
         while True:
@@ -101,7 +103,7 @@ class Pool:
             elif candidates := self._order() if candidates is None else candidates:
                 endpoint = candidates.pop(0)
                 try:
-                    connection = await self._open(endpoint)
+                    connection = await self._open(endpoint, until)
                 except NotSent as failure:
                     failures.append(failure)
                     if failure.problem is not problems.OVERLOADED:
@@ -114,10 +116,11 @@ class Pool:
                 continue
             else:
                 raise _gravest(failures)
-            request = written(endpoint)
-            if request is None:
+            try:
+                request = self._in_time(written, endpoint, until)
+            except (NotSent, CredentialGone):
                 self._give_back(endpoint, connection)
-                raise CredentialGone
+                raise
             started = time.monotonic()
             before = record.sent
             try:
@@ -177,6 +180,15 @@ class Pool:
 
     # --- inside
 
+    def _in_time(self, written: Callable[[Endpoint], bytes | None], endpoint: Endpoint, until: float) -> bytes:
+        """What is to be sent now. Raises `NotSent` and `CredentialGone`."""
+        if until < math.inf and self._loop.time() >= until:
+            raise NotSent(problems.UPSTREAM_UNREACHABLE, "The caller's time was over before anything was sent.")
+        request = written(endpoint)
+        if request is None:
+            raise CredentialGone
+        return request
+
     def _idle(self) -> tuple[Endpoint, Connection] | None:
         """A connection that is ready now, endpoints taking turns; it is the caller's until given back."""
         endpoints = self.endpoints
@@ -195,7 +207,7 @@ class Pool:
         """In which order to open connections: the one that last worked first."""
         return self.endpoints[self._preferred :] + self.endpoints[: self._preferred]
 
-    async def _open(self, endpoint: Endpoint) -> Connection:
+    async def _open(self, endpoint: Endpoint, until: float = math.inf) -> Connection:
         """A new connection, verified.
 
         Raises `NotSent`: can't be reached (or not in time), not to be trusted, or no room for another one.
@@ -205,7 +217,7 @@ class Pool:
         connection = Connection(self._loop, self._closed, certified=self._policy.certified)
         endpoint.connecting += 1
         try:
-            async with asyncio.timeout(self._settings.connect_timeout):
+            async with asyncio.timeout_at(min(self._loop.time() + self._settings.connect_timeout, until)):
                 await self._loop.create_connection(
                     lambda: connection,
                     endpoint.host,

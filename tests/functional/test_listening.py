@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from gateway.http import Runtime
+from gateway.telemetry import Record
 from gateway.simulator import Fault
 from tests.functional.test_refusals import post, raw
 from tests.harness import KEY, Farm, Harness, until
@@ -144,11 +145,12 @@ class Broken:
     def __init__(self, *, sending: bool) -> None:
         self.sending = sending
 
-    async def create(self, *arguments: object) -> None:
+    async def create(self, medium: object, credential: object, record: Record, until: float) -> None:
         """Fail, before or after something was sent."""
-        record = arguments[-1]
-        if self.sending:
-            record.sent = True  # type: ignore[attr-defined]
+        assert medium
+        assert credential
+        assert until
+        record.sent = self.sending
         raise LookupError(f"a secret: {KEY}")
 
 
@@ -158,7 +160,8 @@ async def test_a_fault_of_ours_is_a_bare_500_and_a_line_without_its_text(
 ) -> None:
     gateway: Harness = await farm.gateway(await farm.simulator())
     api = gateway.server.api
-    broken: Runtime = dataclasses.replace(api.runtime, nslb=Broken(sending=sending))  # type: ignore[arg-type]
+    desk = dataclasses.replace(api.runtime.desk, nslb=Broken(sending=sending))  # type: ignore[arg-type]
+    broken: Runtime = dataclasses.replace(api.runtime, desk=desk)
     api.runtime = broken
 
     answer = await gateway.dial()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import signal
@@ -10,21 +11,27 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.model import Secret
 from gateway.simulator import Certificates
-from gateway.store import Busy, Lease, MemoryStore, Store, StoreUnavailable
+from gateway.store import Busy, Lease, MemoryStore, Page, Seal, Store, StoreUnavailable, Vault
+from gateway.store.ledger import Ledger
+from gateway.store.presence import Presence
 from gateway.store.redis import RedisServer, RedisStore
 from gateway.store.shelf import Shelf
 from gateway.store.sqlite import SqliteStore
-from tests.harness import until
+from gateway.telemetry import LineWriter, Log, Metrics
+from tests.harness import Lines, until
 from tests.redis_server import RedisProcess, redis_server
 
 Make = Callable[[], Store]
@@ -223,6 +230,226 @@ async def test_who_listens_hears_of_every_token_within_a_second(make: Make) -> N
         await asyncio.gather(listening, return_exceptions=True)
 
 
+# --- records
+
+
+async def test_a_record_that_is_written_is_read_by_all(make: Make) -> None:
+    one, other = make(), make()
+    assert await one.get("dial:k") is None
+
+    version = await one.write("dial:k", b"sealed\x00\xff", after=0, seconds=60.0)
+
+    assert version > 0
+    for store in (one, other):
+        assert await store.get("dial:k") == Page(version, b"sealed\x00\xff")
+    assert await other.get("dial:other") is None
+    # A token is another thing, whatever its key.
+    assert await one.read("dial:k") is None
+    assert await one.put("k", b"a", generation=1, after=0, fence=None)
+    assert await one.get("k") is None
+
+
+async def test_a_record_takes_the_place_of_the_one_it_was_made_for_and_of_no_other(make: Make) -> None:
+    one, other = make(), make()
+    first = await one.write("dial:k", b"a", after=0, seconds=60.0)
+
+    assert await other.write("dial:k", b"late", after=0, seconds=60.0) == 0
+    assert await other.write("dial:k", b"late", after=first - 1, seconds=60.0) == 0
+    assert await other.write("dial:k", b"early", after=first + 1, seconds=60.0) == 0
+    assert await other.write("dial:nothing", b"late", after=first, seconds=60.0) == 0
+    assert await one.get("dial:k") == Page(first, b"a")
+    assert await one.get("dial:nothing") is None
+    second = await other.write("dial:k", b"b", after=first, seconds=60.0)
+    assert second > first
+    assert await one.write("dial:k", b"c", after=first, seconds=60.0) == 0
+    assert await one.get("dial:k") == Page(second, b"b")
+
+
+async def test_exactly_one_version_of_a_record_is_taken_away(make: Make) -> None:
+    one, other = make(), make()
+    first = await one.write("dial:k", b"a", after=0, seconds=60.0)
+    second = await one.write("dial:k", b"b", after=first, seconds=60.0)
+
+    assert not await other.erase("dial:k", after=first)
+    assert not await other.erase("dial:k", after=0)
+    assert not await other.erase("dial:nothing", after=0)
+    assert await one.get("dial:k") == Page(second, b"b")
+    assert await other.erase("dial:k", after=second)
+    assert await one.get("dial:k") is None
+    assert not await one.erase("dial:k", after=second)
+    assert not await one.erase("dial:k", after=0)
+    assert await one.write("dial:k", b"late", after=second, seconds=60.0) == 0
+
+
+async def test_the_version_of_a_record_is_never_that_of_an_earlier_one(make: Make) -> None:
+    """However fast they follow each other: whoever comes late with an old version must not meet another record."""
+    one, other = make(), make()
+    versions: list[int] = []
+    for _ in range(20):
+        versions.append(await one.write("dial:k", b"a", after=0, seconds=60.0))
+        assert await other.erase("dial:k", after=versions[-1])
+    for _ in range(5):
+        versions.append(await one.write("dial:k", b"b", after=versions[-1] if _ else 0, seconds=60.0))
+
+    assert versions == sorted(set(versions))
+    assert versions[0] > 1_000_000_000_000
+
+
+async def test_a_record_whose_time_is_over_is_not_there(make: Make) -> None:
+    one, other = make(), make()
+    first = await one.write("dial:k", b"a", after=0, seconds=0.05)
+    await asyncio.sleep(0.1)
+
+    assert await other.get("dial:k") is None
+    assert not await other.erase("dial:k", after=first)
+    assert await one.write("dial:k", b"late", after=first, seconds=60.0) == 0
+    second = await other.write("dial:k", b"b", after=0, seconds=60.0)
+    assert second > first
+    # And one that is written anew lasts from then on.
+    third = await one.write("dial:short", b"a", after=0, seconds=0.05)
+    fourth = await one.write("dial:short", b"b", after=third, seconds=60.0)
+    await asyncio.sleep(0.1)
+    assert await other.get("dial:short") == Page(fourth, b"b")
+
+
+async def test_many_write_a_record_at_once_and_one_does(make: Make) -> None:
+    stores = [make() for _ in range(4)]
+    last = 0
+    for _ in range(3):
+        written = await asyncio.gather(
+            *(
+                store.write("dial:k", b"%d" % number, after=last, seconds=60.0)
+                for number, store in enumerate(stores * 5)
+            )
+        )
+
+        (version,) = filter(None, written)
+        last = version
+        assert await stores[0].get("dial:k") == Page(version, b"%d" % written.index(version))
+
+
+async def test_who_listens_hears_of_every_record_that_is_written_or_erased(make: Make) -> None:
+    one, other = make(), make()
+    own: list[str | None] = []
+    heard: list[str | None] = []
+    listening = [asyncio.create_task(one.listen(own.append)), asyncio.create_task(other.listen(heard.append))]
+    try:
+        await until(lambda: own and heard)
+        assert (own[0], heard[0]) == (None, None)
+        known = len(heard)
+
+        version = await one.write("dial:k", b"a", after=0, seconds=60.0)
+
+        # SQLite tells others that something was written, and itself what.
+        await until(lambda: "dial:k" in own and len(heard) > known, turns=200)
+        assert {*own, *heard} == {"dial:k", None}
+        own.clear()
+        heard.clear()
+        assert await one.write("dial:k", b"late", after=0, seconds=60.0) == 0
+        assert not await one.erase("dial:k", after=version + 1)
+        assert await one.erase("dial:k", after=version)
+        await until(lambda: "dial:k" in own and heard, turns=200)
+        assert own.count("dial:k") == 1
+        assert {*own, *heard} <= {"dial:k", None}
+    finally:
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+
+
+async def test_who_listens_is_alive_for_all_and_a_stranger_is_not(make: Make) -> None:
+    one, other = make(), make()
+    heard: tuple[list[str | None], list[str | None]] = ([], [])
+    listening = [asyncio.create_task(one.listen(heard[0].append)), asyncio.create_task(other.listen(heard[1].append))]
+    try:
+        await until(lambda: all(heard))
+
+        for store in (one, other):
+            assert await store.alive(one.owner)
+            assert await store.alive(other.owner)
+            assert not await store.alive("0" * 32)
+            assert not await store.alive("")
+    finally:
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_record_lasts_by_the_clock_that_all_share(kind: str, tmp_path: Path) -> None:
+    clock = [1_795_461_225.0]
+    store: Store = MemoryStore(lambda: clock[0])
+    if kind == "sqlite":
+        store = SqliteStore(tmp_path / "state.db", lambda: clock[0])
+    first = await store.write("dial:k", b"a", after=0, seconds=60.0)
+    assert first == 1_795_461_225_000
+    assert await store.write("dial:k", b"b", after=first, seconds=60.0) == first + 1
+
+    clock[0] += 59.9
+    assert await store.get("dial:k") == Page(first + 1, b"b")
+    clock[0] += 0.1
+    assert await store.get("dial:k") is None
+    # Whatever the clock does, a number is not given again while it may be remembered.
+    third = await store.write("dial:k", b"c", after=0, seconds=60.0)
+    assert third == 1_795_461_285_000
+    clock[0] -= 30.0
+    assert await store.erase("dial:k", after=third)
+    assert await store.write("dial:k", b"d", after=0, seconds=60.0) == third + 1
+    await store.close()
+
+
+RECORD_OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.sampled_from([0, 1, 2, 99]), st.sampled_from([60.0, 90.0])),
+        st.tuples(st.just("erase"), st.sampled_from([0, 1, 99])),
+        st.tuples(st.just("wait"), st.sampled_from([0.001, 30.0, 60.0])),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=RECORD_OPERATIONS)
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_of_records_each_says_what_the_rules_say(
+    steps: list[tuple[object, ...]], kind: str, shared: dict[str, object]
+) -> None:
+    """SQLite with the clock of the rules; Redis has its own, so there nothing ends, and versions are paired."""
+    runner, clock = shared["runner"], shared["clock"]
+    assert isinstance(runner, asyncio.Runner)
+    assert isinstance(clock, list)
+    store = shared["timed"] if kind == "sqlite" else shared["redis"]
+    assert isinstance(store, SqliteStore | RedisStore)
+    shared["count"] = count = int(str(shared["count"])) + 1
+    key, ledger = f"dial:{count}", Ledger()
+    versions: list[tuple[int, int]] = [(0, 0)]
+    for step in steps:
+        match step:
+            case ("write", int(back), float(seconds)):
+                real_after, after = versions[max(0, len(versions) - 1 - back)]
+                sealed = b"%d" % len(versions)
+                real = runner.run(store.write(key, sealed, after=real_after, seconds=seconds))
+                expected = ledger.put(key, sealed, after=after, seconds=seconds, now=clock[0])
+                assert bool(real) == bool(expected)
+                if real:
+                    assert real > versions[-1][0]
+                    assert expected > versions[-1][1]
+                    versions.append((real, expected))
+            case ("erase", int(back)):
+                real_after, after = versions[max(0, len(versions) - 1 - back)]
+                assert runner.run(store.erase(key, after=real_after)) == ledger.erase(key, after=after, now=clock[0])
+            case ("wait", float(seconds)):
+                clock[0] += seconds if kind == "sqlite" else 0.0
+            case _:
+                raise AssertionError(step)
+        found, page = runner.run(store.get(key)), ledger.get(key, clock[0])
+        assert (found and found.sealed) == (page and page.sealed)
+        if found is not None and page is not None:
+            assert (found.version, page.version) == versions[-1]
+    if kind == "sqlite":
+        assert all(real == expected for real, expected in versions)
+
+
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("lease"), st.sampled_from([60.0, 0.0])),
@@ -288,10 +515,13 @@ def shared(tmp_path: Path, unused_tcp_port: int) -> object:
         context = redis_server(tmp_path / "redis", unused_tcp_port)
         runner.run(context.__aenter__())
         sqlite, redis = SqliteStore(tmp_path / "state.db"), RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+        clock = [1_795_461_225.0]
+        timed = SqliteStore(tmp_path / "timed.db", lambda: clock[0])
         try:
-            yield {"runner": runner, "sqlite": sqlite, "redis": redis, "count": 0}
+            yield {"runner": runner, "sqlite": sqlite, "timed": timed, "clock": clock, "redis": redis, "count": 0}
         finally:
             runner.run(sqlite.close())
+            runner.run(timed.close())
             runner.run(redis.close())
             runner.run(context.__aexit__(None, None, None))
 
@@ -351,6 +581,227 @@ async def test_a_sqlite_file_survives_a_kill(tmp_path: Path) -> None:
     assert stored.sealed == b"%d" % stored.generation
 
 
+# The first version of the file, as it was made then.
+FIRST_SCHEMA = """
+CREATE TABLE tokens (
+    key TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL DEFAULT 0,
+    sealed BLOB NOT NULL DEFAULT x'',
+    fence INTEGER NOT NULL DEFAULT 0,
+    until REAL NOT NULL DEFAULT 0,
+    working INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    touched REAL NOT NULL
+) WITHOUT ROWID
+"""
+
+
+async def test_a_sqlite_file_of_the_first_version_gets_records_and_keeps_its_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(FIRST_SCHEMA)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute(
+            "INSERT INTO tokens (key, generation, sealed, fence, touched) VALUES ('k', 5, x'61', 7, ?)", (time.time(),)
+        )
+    store = SqliteStore(path)
+
+    stored = await store.read("k")
+
+    assert stored is not None
+    assert (stored.generation, stored.sealed) == (5, b"a")
+    version = await store.write("dial:k", b"b", after=0, seconds=60.0)
+    assert await store.put("k", b"c", generation=6, after=5, fence=None)
+    await store.close()
+    store = SqliteStore(path)
+    assert await store.get("dial:k") == Page(version, b"b")
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+async def test_records_that_have_ended_leave_a_sqlite_file_a_few_with_each_write(tmp_path: Path) -> None:
+    clock = [1_795_461_225.0]
+    path = tmp_path / "state.db"
+    store = SqliteStore(path, lambda: clock[0])
+    for number in range(30):
+        await store.write(f"dial:{number}", b"ENDED" * 20, after=0, seconds=60.0)
+    kept = await store.write("dial:kept", b"a", after=0, seconds=90.0)
+    clock[0] += 60.0
+
+    def rows() -> int:
+        with closing(sqlite3.connect(path)) as connection:
+            (number,) = connection.execute("SELECT count(*) FROM records").fetchone()
+        assert isinstance(number, int)
+        return number
+
+    numbers = [rows()]
+    while numbers[-1] > 1:
+        assert await store.erase("dial:kept", after=kept)
+        kept = await store.write("dial:kept", b"a", after=0, seconds=90.0)
+        assert await store.write("dial:kept", b"late", after=0, seconds=90.0) == 0
+        numbers.append(rows())
+    await store.close()
+
+    # Eight with each, one of which is what was just erased.
+    assert [before - after for before, after in pairwise(numbers)] == [15, 15]
+    assert b"ENDED" not in path.read_bytes()
+
+
+async def test_the_sign_of_a_store_is_its_owners_alone_and_is_taken_along(tmp_path: Path) -> None:
+    one, other = SqliteStore(tmp_path / "state.db"), SqliteStore(tmp_path / "state.db")
+    sign = tmp_path / f"state.db-owner-{one.owner}"
+    assert not await other.alive(one.owner)
+    await one.read("k")
+
+    assert await other.alive(one.owner)
+    assert stat.S_IMODE(sign.stat().st_mode) == 0o600
+    # Somebody tidies up: it is there again with the next thing that the store does.
+    sign.unlink()
+    assert not await other.alive(one.owner)
+    await one.read("k")
+    assert await other.alive(one.owner)
+    # What is no id is no path either.
+    (tmp_path / "precious").touch()
+    (tmp_path / "state.db-owner-x").mkdir()
+    assert not await other.alive("x/../precious")
+    assert (tmp_path / "precious").exists()
+    await one.close()
+    assert not await other.alive(one.owner)
+    assert not sign.exists()
+    await other.close()
+    assert sorted(path.name for path in tmp_path.glob("state.db-*")) == ["state.db-owner-x"]
+
+
+async def test_a_sign_that_is_made_anew_while_somebody_looks_is_believed(tmp_path: Path) -> None:
+    """Another takes the new file, not yet locked, for one that was left behind, and removes it."""
+    path, owner = tmp_path / "state.db", "0" * 32
+    sign = tmp_path / f"state.db-owner-{owner}"
+    one, other = Presence(path, owner), Presence(path, "1" * 32)
+    sign.touch()
+    looking = os.open(sign, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    showing = asyncio.create_task(asyncio.to_thread(one.show))
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+        assert not showing.done()
+    sign.unlink()
+    os.close(looking)
+    await showing
+
+    assert other.is_there(owner)
+    one.show()
+    assert other.is_there(owner)
+    one.leave()
+    one.leave()
+    assert not other.is_there(owner)
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.store.redis import RedisServer, RedisStore
+from gateway.store.sqlite import SqliteStore
+
+async def main():
+    kind, where = sys.argv[1:]
+    store = SqliteStore(Path(where)) if kind == "sqlite" else RedisStore(RedisServer("127.0.0.1", int(where)))
+    heard = asyncio.Queue()
+    listening = asyncio.create_task(store.listen(heard.put_nowait))
+    await heard.get()
+    version = await store.write("dial:k", b"a", after=0, seconds=60.0)
+    print(store.owner, version, flush=True)
+    await listening
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
+    kind: str, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with AsyncExitStack() as stack:
+        where = tmp_path / "state.db"
+        store: Store = SqliteStore(where)
+        if kind == "redis":
+            await stack.enter_async_context(redis_server(tmp_path / "redis", unused_tcp_port))
+            store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+        stack.push_async_callback(store.close)
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, kind, str(where if kind == "sqlite" else unused_tcp_port)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"COVERAGE_PROCESS_START": ""},
+        )
+        try:
+            assert process.stdout is not None
+            owner, version = (await asyncio.to_thread(process.stdout.readline)).decode().split()
+            assert await store.alive(owner)
+            process.send_signal(signal.SIGSTOP)
+            assert await store.alive(owner)
+        finally:
+            process.kill()
+            process.wait(timeout=10)
+            assert process.stdout is not None
+            process.stdout.close()
+        for _ in range(200):
+            if not await store.alive(owner):
+                break
+            assert kind == "redis"  # the kernel has let go of the lock before we are told of the end
+            await asyncio.sleep(0.01)
+
+        assert not await store.alive(owner)
+        assert await store.get("dial:k") == Page(int(version), b"a")
+
+
+async def test_what_the_dead_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    left = tmp_path / f"state.db-owner-{'0' * 32}"
+    left.touch()
+    (tmp_path / f"other.db-owner-{'0' * 32}").touch()
+    one, other = SqliteStore(tmp_path / "state.db"), SqliteStore(tmp_path / "state.db")
+
+    await one.read("k")
+
+    assert not left.exists()
+    await other.read("k")
+    assert await one.alive(other.owner)
+    assert await other.alive(one.owner)
+    assert (tmp_path / f"other.db-owner-{'0' * 32}").exists()
+    left.mkdir()
+    with pytest.raises(StoreUnavailable):
+        await one.alive("0" * 32)
+    await one.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_nothing_of_a_record_that_went_through_a_vault_is_in_the_clear(
+    kind: str, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    seal = Seal([Secret(Fernet.generate_key())])
+    log, metrics = Log(LineWriter(Lines())), Metrics("0")
+    async with AsyncExitStack() as stack:
+        server: RedisProcess | None = None
+        store: Store = SqliteStore(tmp_path / "state.db")
+        if kind == "redis":
+            server = await stack.enter_async_context(redis_server(tmp_path / "redis", unused_tcp_port))
+            store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+        vault = Vault(kind, store, seal, log, metrics)
+        stack.push_async_callback(vault.close)
+        version = await vault.write("dial:k", b"+4930123456", after=0, seconds=60.0)
+        content = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*"))
+        if server is not None:
+            content = repr(await server.content()).encode()
+
+        assert b"dial:k" in content
+        assert b"+4930123456" not in content
+        kept = await vault.record("dial:k")
+        assert kept is not None
+        assert (kept.version, kept.content) == (version, b"+4930123456")
+
+
 async def test_what_is_no_database_any_more_is_unavailable_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     store = SqliteStore(path)
@@ -386,8 +837,13 @@ async def test_a_database_that_somebody_holds_is_unavailable_and_not_waited_for_
     holder.execute("BEGIN IMMEDIATE")
 
     assert await store.read("k") is None
+    assert await store.get("dial:k") is None
     with pytest.raises(StoreUnavailable):
         await store.lease("k", 1.0)
+    with pytest.raises(StoreUnavailable):
+        await store.write("dial:k", b"a", after=0, seconds=60.0)
+    with pytest.raises(StoreUnavailable):
+        await store.erase("dial:k", after=1)
 
     holder.execute("ROLLBACK")
     holder.close()
@@ -403,6 +859,17 @@ async def test_a_redis_that_is_gone_paused_or_back_is_told_apart(tmp_path: Path,
         server.pause()
         with pytest.raises(StoreUnavailable):
             await store.read("k")
+        for asked in (
+            store.get("dial:k"),
+            store.write("dial:k", b"a", after=0, seconds=60.0),
+            store.erase("dial:k", after=1),
+            store.alive("0" * 32),
+            store.listen(heard.append),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await asked
+        assert heard == []
+        assert await store.alive(store.owner)
         server.resume()
         stored = await store.read("k")
         assert stored is not None
@@ -444,6 +911,12 @@ async def test_keys_in_redis_go_away_when_nobody_touches_them(tmp_path: Path, un
         async with server.client() as client:
             assert await client.keys("*") == [b"dial-gateway:token:k"]
             assert 172_000 < await client.ttl("dial-gateway:token:k") <= 172_800
+            version = await store.write("dial:k", b"a", after=0, seconds=60.0)
+            assert 50 < await client.ttl("dial-gateway:record:dial:k") <= 60
+            assert await client.hkeys("dial-gateway:record:dial:k") == [b"v", b"s"]
+            assert await store.erase("dial:k", after=version)
+            await asyncio.sleep(0.1)
+            assert await client.keys("*") == [b"dial-gateway:token:k"]
         await store.close()
 
 
@@ -472,6 +945,10 @@ async def test_redis_over_tls_with_a_user_and_a_password(
         await until(lambda: heard)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+        version = await store.write("dial:k", b"a", after=0, seconds=60.0)
+        assert await store.get("dial:k") == Page(version, b"a")
+        assert await store.erase("dial:k", after=version)
+        assert not await store.alive("0" * 32)
         await store.close()
         other = Certificates(tmp_path / "other")
         for bad in (

@@ -29,6 +29,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("app",),
     ("roster",),
     ("http",),
+    ("calls",),
     ("auth", "tokens", "idempotency", "limits"),
     ("upstream",),
     ("store",),

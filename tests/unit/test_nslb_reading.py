@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import ssl
 from urllib.parse import unquote
 
 import pytest
@@ -13,31 +11,19 @@ from hypothesis import strategies as st
 
 from gateway.model import Operation, Outcome, Secret
 from gateway.problems import rejection
-from gateway.upstream import Nslb, PeerPolicy, Pool, PoolSettings, Reply
+from gateway.upstream import Reading, Reply
 
 TOKEN = "eyJ0ZW5hbnRJZCI6IjIwMjMi%2BfQ%3D%3D"
 SECRETS = (Secret(TOKEN), Secret("node1.a7"), Secret("x"))
 JSON = (b"content-type", b"application/json;charset=UTF-8")
 
 
-def nslb() -> Nslb:
-    """One that never connects."""
-    loop = asyncio.new_event_loop()
-    try:
-        policy = PeerPolicy(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        pool = Pool([("10.0.0.1", 1, "https://10.0.0.1:1")], policy, PoolSettings(1, 1, 0, 1), loop)
-    finally:
-        loop.close()
-    codes = {Operation.CREATE: {"13": rejection("no-agent-available", 503)}}
-    return Nslb(pool, timeout=1, result_codes=codes)
-
-
-NSLB = nslb()
+READING = Reading({Operation.CREATE: {"13": rejection("no-agent-available", 503)}})
 
 
 def read(status: int, body: object, *fields: tuple[bytes, bytes]) -> tuple[str, str | None]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    verdict = NSLB.read(Operation.CREATE, Reply(status, list(fields or (JSON,)), content), SECRETS)
+    verdict = READING.read(Operation.CREATE, Reply(status, list(fields or (JSON,)), content), SECRETS)
     assert (verdict.problem is None) == (verdict.outcome is Outcome.ACCEPTED)
     if verdict.problem is not None:
         assert verdict.problem.outcome is verdict.outcome
@@ -115,9 +101,9 @@ def test_no_answer_makes_reading_fail_or_be_accepted_by_chance(status: int, body
 @pytest.mark.parametrize("status", [401])
 def test_only_a_401_asks_for_a_newer_token(status: int) -> None:
     for number in range(100, 600):
-        verdict = NSLB.read(Operation.CREATE, Reply(number, [JSON], b"{}"), SECRETS)
+        verdict = READING.read(Operation.CREATE, Reply(number, [JSON], b"{}"), SECRETS)
         assert verdict.unauthorised == (number == status)
-        done = NSLB.read(Operation.CREATE, Reply(number, [JSON], b'{"resultCode":"0"}'), SECRETS)
+        done = READING.read(Operation.CREATE, Reply(number, [JSON], b'{"resultCode":"0"}'), SECRETS)
         assert not done.unauthorised
 
 
@@ -141,14 +127,14 @@ def test_only_a_401_asks_for_a_newer_token(status: int) -> None:
 )
 def test_words_are_shown_without_the_token_and_without_numbers(said: str, shown: str) -> None:
     body = json.dumps({"resultCode": "7", "resultDesc": said}).encode()
-    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], body), SECRETS)
+    verdict = READING.read(Operation.CREATE, Reply(200, [JSON], body), SECRETS)
 
     assert (verdict.result_code, verdict.description) == ("7", shown)
 
 
 @pytest.mark.parametrize(("code", "shown"), [("+4917055501234", "***"), (TOKEN, "***"), ("A" * 100, "A" * 32)])
 def test_codes_are_shown_with_the_same_care(code: str, shown: str) -> None:
-    verdict = NSLB.read(Operation.CREATE, Reply(200, [JSON], json.dumps({"resultCode": code}).encode()), SECRETS)
+    verdict = READING.read(Operation.CREATE, Reply(200, [JSON], json.dumps({"resultCode": code}).encode()), SECRETS)
 
     assert verdict.result_code == shown
 
@@ -181,4 +167,4 @@ def test_codes_are_shown_with_the_same_care(code: str, shown: str) -> None:
 def test_session_cookies_are_kept_if_they_cannot_break_a_field(field: bytes, kept: dict[bytes, bytes] | None) -> None:
     reply = Reply(200, [JSON], b'{"resultCode":"0"}', [(b"set-cookie", field)])
 
-    assert NSLB.read(Operation.CREATE, reply, SECRETS).session == kept
+    assert READING.read(Operation.CREATE, reply, SECRETS).session == kept

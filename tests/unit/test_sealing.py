@@ -12,7 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.model import Secret, Token
-from gateway.store import MemoryStore, Seal, Stored, StoreUnavailable, Vault
+from gateway.store import Kept, MemoryStore, Page, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 
 ONE, TWO = (Secret(Fernet.generate_key()) for _ in range(2))
@@ -71,6 +71,112 @@ def test_what_was_sealed_for_something_else_or_by_somebody_else_is_not_opened(st
 def test_what_is_sealed_is_not_opened_without_a_key() -> None:
     with pytest.raises(ValueError, match="there is no key"):
         Seal().open("k", Stored(7, Seal([ONE]).close("k", TOKEN)))
+
+
+@pytest.mark.parametrize("keys", [[], [ONE], [TWO, ONE]])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff:", b"record:1:k:x"])
+def test_a_record_that_goes_in_comes_out_for_its_key_alone(keys: list[Secret], content: bytes) -> None:
+    seal = Seal(keys)
+    sealed = seal.close_record("dial:\u00fc", content)
+
+    assert seal.open_record("dial:\u00fc", sealed) == content
+    for other in ("dial:u", "dial:", "dial:\u00fc:", "", "dial:\u00fc" + content.decode("latin-1")):
+        if other != "dial:\u00fc":
+            with pytest.raises(ValueError, match="sealed for something else"):
+                seal.open_record(other, sealed)
+
+
+def test_nothing_of_a_record_can_be_read_without_the_key() -> None:
+    sealed = Seal([ONE]).close_record("dial:k", b"+4930123456")
+
+    assert b"+4930" not in sealed
+    assert b"dial" not in sealed
+    assert Seal([TWO, ONE]).open_record("dial:k", sealed) == b"+4930123456"
+    for keys in ([TWO], []):
+        with pytest.raises(ValueError, match=r"no key opens it|there is no key"):
+            Seal(keys).open_record("dial:k", sealed)
+    with pytest.raises(ValueError, match="no key opens it"):
+        Seal([ONE]).open_record("dial:k", Seal().close_record("dial:k", b"forged"))
+
+
+@pytest.mark.parametrize("keys", [[], [ONE]])
+def test_a_token_is_no_record_and_a_record_no_token(keys: list[Secret]) -> None:
+    seal = Seal(keys)
+    token = seal.close("k", TOKEN)
+    document = token.removeprefix(b"plain:") if not keys else Fernet(ONE.reveal()).decrypt(token)
+
+    with pytest.raises(ValueError, match=r".+"):
+        seal.open_record("k", token)
+    with pytest.raises(ValueError, match=r".+"):
+        seal.open("k", Stored(7, seal.close_record("k", document)))
+
+
+class Away(MemoryStore):
+    """A store whose records can't be reached while it is away."""
+
+    away = False
+
+    async def get(self, key: str) -> Page | None:
+        if self.away:
+            raise StoreUnavailable("ConnectionError")
+        return await super().get(key)
+
+
+async def test_records_go_through_a_vault_and_are_counted() -> None:
+    store, lines, metrics = Away(), io.BytesIO(), Metrics("0")
+    log = Log(LineWriter(lines))
+    vault = Vault("memory", store, Seal([ONE]), log, metrics)
+    assert await vault.record("dial:k") is None
+
+    first = await vault.write("dial:k", b"content", after=0, seconds=60.0)
+    assert first
+    assert await vault.write("dial:k", b"late", after=0, seconds=60.0) == 0
+    assert await vault.record("dial:k") == Kept(first, b"content")
+    assert "content'" not in repr(await vault.record("dial:k"))
+    page = await store.get("dial:k")
+    assert page is not None
+    assert b"content" not in page.sealed
+    assert not await vault.erase("dial:k", after=first + 1)
+    assert await vault.erase("dial:k", after=first)
+    assert vault.owner == store.owner
+    assert await vault.alive(store.owner)
+    assert not await vault.alive("0" * 32)
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        await vault.record("dial:k")
+    assert not vault.available
+
+    counted = {
+        (sample.labels["operation"], sample.labels["result"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "gateway_store_operations_total"
+    }
+    assert counted == {
+        ("get", "success"): 3,
+        ("get", "unavailable"): 1,
+        ("write", "success"): 1,
+        ("write", "refused"): 1,
+        ("erase", "success"): 1,
+        ("erase", "refused"): 1,
+        ("alive", "success"): 1,
+        ("alive", "refused"): 1,
+    }
+
+
+async def test_a_record_that_no_key_opens_has_a_version_and_can_be_replaced() -> None:
+    store, lines = MemoryStore(), io.BytesIO()
+    log, metrics = Log(LineWriter(lines)), Metrics("0")
+    former = Vault("memory", store, Seal([ONE]), log, metrics)
+    vault = Vault("memory", store, Seal([TWO]), log, metrics)
+    versions = [await former.write(f"dial:{n}", b"a", after=0, seconds=60.0) for n in range(3)]
+
+    for n, version in enumerate(versions):
+        assert await vault.record(f"dial:{n}") == Kept(version, None)
+    log.flush()
+    assert lines.getvalue().count(b"store.unreadable") == 1
+    newer = await vault.write("dial:0", b"b", after=versions[0], seconds=60.0)
+    assert await vault.record("dial:0") == Kept(newer, b"b")
 
 
 async def test_a_seal_that_is_not_the_present_one_is_renewed_when_it_is_met() -> None:

@@ -1,0 +1,137 @@
+"""A call as far as it is known: what it is, whose, and what happened to it, in order.
+
+Owns its states and the numbering of its events, as plain code. Refuses anything after its end: a call that is over
+stays as it ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import orjson
+
+from gateway.model import CallEvent, CallStatus, Medium
+
+_MOST_EVENTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event of a call, its number (from 1), and how far the call had come with it."""
+
+    number: int
+    status: CallStatus
+    event: CallEvent
+
+
+class Call:
+    """One call. `line` is what it was made on (`Account.line`), `version` that of the store's record of it (0: none).
+
+    `told` is the number of the last event that was given to a service which does not count them itself.
+    """
+
+    __slots__ = (
+        "account",
+        "description",
+        "happenings",
+        "id",
+        "line",
+        "medium",
+        "result_code",
+        "service",
+        "status",
+        "told",
+        "version",
+    )
+
+    def __init__(self, call_id: str, service: str, account: str, line: str, medium: Medium) -> None:
+        self.id = call_id
+        self.service = service
+        self.account = account
+        self.line = line
+        self.medium = medium
+        self.result_code: str | None = None
+        self.description: str | None = None
+        self.status = CallStatus.ACCEPTED
+        self.happenings: tuple[Happening, ...] = ()
+        self.told = 0
+        self.version = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.status.over
+
+    @property
+    def last(self) -> int:
+        """The number of its last event; 0 if there was none."""
+        return self.happenings[-1].number if self.happenings else 0
+
+    def after(self, number: int) -> Happening | None:
+        """The first event behind that number that is still known."""
+        return next((happening for happening in self.happenings if happening.number > number), None)
+
+    def happened(self, event: CallEvent) -> Happening | None:
+        """Take note of an event; what became of it, or `None` if the call is over."""
+        if self.over:
+            return None
+        self.status = event.status or self.status
+        happening = Happening(self.last + 1, self.status, event)
+        self.happenings = (*self.happenings, happening)[-_MOST_EVENTS:]
+        return happening
+
+    def document(self) -> dict[str, Any]:
+        """What a service is shown of it (contract, "The callers' API")."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "media": self.medium,
+            "account": self.account,
+            "outcome": "accepted",
+            "result_code": self.result_code,
+            "result_description": self.description,
+        }
+
+    def adopt(self, other: Self) -> None:
+        """Become what another replica knows, unless that is less."""
+        self.version = other.version
+        self.told = max(self.told, other.told)
+        if (other.over, other.last) >= (self.over, self.last):
+            self.status = other.status
+            self.happenings = other.happenings
+
+    def encode(self) -> bytes:
+        """Everything, as JSON for a store."""
+        return orjson.dumps({
+            "service": self.service,
+            "account": self.account,
+            "line": self.line,
+            "media": self.medium,
+            "result_code": self.result_code,
+            "description": self.description,
+            "status": self.status,
+            "told": self.told,
+            "happenings": [
+                [entry.number, entry.status, entry.event.status, entry.event.event_id, entry.event.description,
+                 entry.event.content]
+                for entry in self.happenings
+            ],
+        })  # fmt: skip
+
+    @classmethod
+    def decode(cls, call_id: str, content: bytes, version: int) -> Self:
+        """The call of that id, as a store has it. Raises `ValueError` for what no gateway wrote."""
+        try:
+            known = orjson.loads(content)
+            call = cls(call_id, known["service"], known["account"], known["line"], Medium(known["media"]))
+            call.result_code, call.description = known["result_code"], known["description"]
+            call.status, call.told = CallStatus(known["status"]), known["told"]
+            call.happenings = tuple(
+                Happening(number, CallStatus(status), CallEvent(CallStatus(told) if told else None, *event))
+                for number, status, told, *event in known["happenings"]
+            )
+        except (LookupError, TypeError) as exc:
+            raise ValueError("it is no call") from exc
+        call.version = version
+        return call

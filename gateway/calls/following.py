@@ -1,0 +1,286 @@
+"""Following calls: one long poll for all who read the events of a call, for as long as anybody does.
+
+Owns the polls. Refuses to poll for nobody, for a call that is over or that another one has taken the place of, and
+from two replicas at once, because NSLB tells each event once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from gateway import problems
+from gateway.calls.asking import asked
+from gateway.calls.call import Call, Happening
+from gateway.calls.lines import Lines
+from gateway.calls.registry import Calls, record_key
+from gateway.calls.turns import Turn
+from gateway.model import CallEvent, Operation
+from gateway.problems import Problem
+from gateway.store import Vault
+from gateway.telemetry import Record, Telemetry
+from gateway.tokens import Account
+from gateway.upstream import NotSent, Nslb, SentUnanswered
+
+_LINGER_SECONDS: Final = 0.5
+_LEAST_POLL_SECONDS: Final = 1.0
+_FIRST_BACKOFF: Final = 0.5
+_MOST_BACKOFF: Final = 15.0
+_NEWS_SECONDS: Final = 2.0
+_TURN_MARGIN_SECONDS: Final = 15.0
+
+
+class Bell:
+    """Wakes one reader, for whatever reason: whoever hears it looks for itself."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake the reader."""
+        self._rung.set()
+
+    async def wait(self) -> None:
+        """Until somebody rings, or has since the last time."""
+        await self._rung.wait()
+        self._rung.clear()
+
+
+class Followings:
+    """The calls that somebody follows.
+
+    `nslb` and `poll_timeout` (seconds) are replaced with the configuration; `record` begins a poll's own.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a poll needs
+        self,
+        calls: Calls,
+        lines: Lines,
+        vault: Vault,
+        telemetry: Telemetry,
+        record: Callable[[], Record],
+        nslb: Nslb,
+        poll_timeout: float,
+    ) -> None:
+        self.calls = calls
+        self.lines = lines
+        self.vault = vault
+        self.telemetry = telemetry
+        self.record = record
+        self.nslb = nslb
+        self.poll_timeout = poll_timeout
+        self._open: dict[str, Following] = {}
+
+    @contextlib.contextmanager
+    def follow(self, call: Call, account: Account, bell: Bell) -> Iterator[Following]:
+        """Follow a call while inside; the bell rings when there may be something new."""
+        following = self._open.get(call.id)
+        if following is None:
+            following = self._open[call.id] = Following(call, account, self)
+            self.calls.pin(call)
+        following.join(bell)
+        try:
+            yield following
+        finally:
+            following.leave(bell)
+
+    def news(self, call: Call) -> None:
+        """Something was learnt of a call in another way."""
+        if (following := self._open.get(call.id)) is not None:
+            following.tell()
+
+    def forget(self, call: Call) -> None:
+        """Nobody follows that call any more."""
+        self._open.pop(call.id, None)
+        self.calls.unpin(call)
+
+    async def close(self) -> None:
+        """End all polls."""
+        await asyncio.gather(*(following.stop() for following in list(self._open.values())))
+
+
+class Following:
+    """One call that is followed.
+
+    `polls` counts the polls, `ended` those that ended without an event; `failure` is what the last of these failed
+    with, if it did; `superseded` says that NSLB tells nothing of this call any more; `polled` has the record of the
+    last poll.
+    """
+
+    def __init__(self, call: Call, account: Account, followings: Followings) -> None:
+        self.call = call
+        self.account = account
+        self.polls = 0
+        self.ended = 0
+        self.failure: Problem | NotSent | SentUnanswered | None = None
+        self.superseded = False
+        self.polled: Record | None = None
+        self._all = followings
+        self._readers: set[Bell] = set()
+        self._joined = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
+        self._turn = Turn(followings.vault, f"poll:{call.id}", seconds)
+
+    # --- readers
+
+    def join(self, bell: Bell) -> None:
+        """One more reads."""
+        self._readers.add(bell)
+        self._joined.set()
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self.superseded = False
+        self.poll()
+
+    def leave(self, bell: Bell) -> None:
+        """One less does. A moment later polling ends if nobody has come: whoever polls comes again and again."""
+        self._readers.discard(bell)
+        if not self._readers:
+            self._joined.clear()
+            self._linger = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end)
+
+    def poll(self) -> None:
+        """See to it that somebody polls."""
+        if self._poller is None and not self.call.over:
+            self._poller = asyncio.create_task(self._run())
+
+    def tell(self) -> None:
+        """Wake all readers: there may be an event, the end of a poll, or another call in this one's place."""
+        for bell in self._readers:
+            bell.ring()
+
+    async def stop(self) -> None:
+        """End now."""
+        if self._linger is not None:
+            self._linger.cancel()
+        poller = self._poller
+        if poller is not None:
+            poller.cancel()
+            await asyncio.gather(poller, return_exceptions=True)
+        self._all.forget(self.call)
+
+    def _end(self) -> None:
+        self._linger = None
+        if self._poller is not None:
+            self._poller.cancel()
+        self._all.forget(self.call)
+
+    # --- polling
+
+    async def _run(self) -> None:
+        vault, key = self._all.vault, record_key(self.call.id)
+        vault.follow(key, self._heard.set)
+        vault.follow(self._turn.key, self._heard.set)
+        try:
+            await self._poll_on()
+        except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
+            self._all.telemetry.log.fault(exc)
+            self.failure = Problem(problems.INTERNAL, "The gateway failed; its log has the reason.")
+            self.ended += 1
+        finally:
+            self._poller = None
+            vault.leave(key, self._heard.set)
+            vault.leave(self._turn.key, self._heard.set)
+            self.tell()
+            await self._turn.end()
+
+    async def _poll_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = _FIRST_BACKOFF
+        while not self.call.over:
+            # Those who have just been told may leave. A poll for nobody could take an event with it when it is ended.
+            await asyncio.sleep(0)
+            await self._joined.wait()
+            if not await self._turn.take():
+                await self._listen()
+                continue
+            if await self._replaced():
+                return
+            began = loop.time()
+            try:
+                event = await self._poll()
+            except (Problem, NotSent, SentUnanswered) as failure:
+                if not isinstance(failure, SentUnanswered) or failure.problem is not problems.UPSTREAM_TIMEOUT:
+                    self._over(failure)
+                    await asyncio.sleep(random.uniform(backoff / 2, backoff))  # noqa: S311 - jitter
+                    backoff = min(backoff * 2, _MOST_BACKOFF)
+                    continue
+                event = None  # NSLB holds a poll for longer than we do
+            backoff = _FIRST_BACKOFF
+            if event is not None:
+                await self._take(event)
+                continue
+            self._over(None)
+            # An endpoint that does not hold a poll must not be asked without end.
+            await asyncio.sleep(max(0.0, began + _LEAST_POLL_SECONDS - loop.time()))
+
+    async def _poll(self) -> CallEvent | None:
+        """The next event of the line, or `None` if the poll ended without one."""
+        record = self._all.record()
+        record.operation = Operation.EVENTS
+        record.account = self.account.name
+        self.polled = record
+        self.polls += 1
+        nslb = self._all.nslb
+        try:
+            verdict = await asked(self.account, lambda credential: nslb.events(credential, record))
+        except asyncio.CancelledError:
+            record.attempts.clear()  # we left, NSLB did not fail
+            raise
+        finally:
+            self._all.telemetry.polled(record)
+        if verdict.problem is not None:
+            raise Problem(
+                verdict.problem,
+                verdict.detail,
+                result_code=verdict.result_code,
+                result_description=verdict.description,
+            )
+        return verdict.event
+
+    async def _take(self, event: CallEvent) -> None:
+        """Note an event for the call that it means: the current one of the line, which may be a newer one by now."""
+        current = await self._all.lines.current(self.call.line)
+        call: Call | None = self.call
+        if current is not None and current != self.call.id:
+            call = await self._all.calls.of_line(current)
+        if call is None:
+            return
+        noted = call
+
+        def step(call: Call) -> Happening | None:
+            happening = call.happened(event)
+            self._all.news(noted)
+            return happening
+
+        await self._all.calls.change(noted, step)
+        if noted.over:
+            await self._all.lines.free(noted.line, noted.id)
+
+    async def _replaced(self) -> bool:
+        current = await self._all.lines.current(self.call.line)
+        self.superseded = current is not None and current != self.call.id
+        return self.superseded
+
+    async def _listen(self) -> None:
+        """Another replica polls: wait for what it writes."""
+        self._heard.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NEWS_SECONDS):
+                await self._heard.wait()
+        known = self.call.last, self.call.over
+        await self._all.calls.refresh(self.call)
+        if (self.call.last, self.call.over) != known:
+            self.tell()
+
+    def _over(self, failure: Problem | NotSent | SentUnanswered | None) -> None:
+        self.ended += 1
+        self.failure = failure
+        self.tell()

@@ -1,0 +1,148 @@
+"""Which call an account has now: NSLB's events and releases name no call, they mean the current one of the token.
+
+Owns the line of each account, with the call that is on it, in the store where that is shared, so that replicas agree;
+and that an exclusive account has one call at a time. Refuses an exclusive account while the store can't say whether
+it is free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway import problems
+from gateway.problems import Problem
+from gateway.store import StoreUnavailable, Vault
+
+_KEEP_SECONDS: Final = 86_400.0
+_MOST_TRIES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An exclusive account, taken for a call that is about to be created; `before` is the call it had."""
+
+    line: str
+    call: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What is known of a line: its call, until when that one has it alone (epoch seconds), and the record's version."""
+
+    call: str | None = None
+    until: float = 0.0
+    version: int = 0
+
+
+class Lines:
+    """The lines of all accounts. `wall` is in epoch seconds, about the same on all machines that share a store."""
+
+    def __init__(self, vault: Vault, wall: Callable[[], float] = time.time) -> None:
+        self._vault = vault
+        self._wall = wall
+        self._known: dict[str, _Line] = {}
+        self._owed: dict[str, tuple[str | None, str]] = {}
+
+    async def take(self, line: str, call: str, seconds: float) -> Hold | None:
+        """Take an exclusive line for a call, for so many seconds at most; `None` if it has another one.
+
+        Raises `Problem` if the store can't say.
+        """
+        try:
+            for _ in range(_MOST_TRIES):
+                found = await self._read(line)
+                if found.until > self._wall():
+                    return None
+                if await self._write(line, _Line(call, self._wall() + seconds, found.version)):
+                    return Hold(line, call, found.call)
+        except StoreUnavailable:
+            raise Problem(
+                problems.STORE_UNAVAILABLE, "Whether the account is free can't be found out; nothing was sent."
+            ) from None
+        return None
+
+    async def give_back(self, hold: Hold) -> None:
+        """Free a line whose call was not accepted: the call before is the current one."""
+        await self._set(hold.line, hold.before, only=hold.call)
+
+    async def occupy(self, line: str, call: str) -> None:
+        """A call was accepted on a line that others may use as well: it is the current one."""
+        if not self._vault.store.shared:
+            self._known[line] = _Line(call)
+            return
+        known = self._known.get(line, _Line())
+        try:
+            # Mostly nobody else has written since.
+            if not await self._write(line, _Line(call, 0.0, known.version)):
+                await self._set(line, call)
+        except StoreUnavailable:
+            self._known[line] = _Line(call, 0.0, known.version)
+
+    async def free(self, line: str, call: str) -> None:
+        """A call is over; it stays the current one until there is another."""
+        known = self._known.get(line)
+        if known is None or known.until or self._vault.store.shared:
+            await self._set(line, call, only=call)
+
+    async def current(self, line: str) -> str | None:
+        """The call that NSLB means by what it says of this line, as far as anybody knows."""
+        try:
+            found = await self._read(line) if self._vault.store.shared else self._known.get(line, _Line())
+        except StoreUnavailable:
+            found = self._known.get(line, _Line())
+        return found.call
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something that the store could not take."""
+        return bool(self._owed)
+
+    async def settle(self) -> None:
+        """Free what could not be freed when it was time to."""
+        for line, (call, only) in list(self._owed.items()):
+            del self._owed[line]
+            await self._set(line, call, only)
+            if line in self._owed:
+                return
+
+    # --- inside
+
+    async def _set(self, line: str, call: str | None, only: str | None = None) -> None:
+        """Have a line be of a call, and of nobody alone; only if it is of the call `only`, if that is given."""
+        try:
+            for _ in range(_MOST_TRIES):
+                found = await self._read(line)
+                if only is not None and (found.call != only or not found.until):
+                    return
+                if await self._write(line, _Line(call, 0.0, found.version)):
+                    return
+        except StoreUnavailable:
+            if only is not None:
+                self._owed[line] = (call, only)
+
+    async def _read(self, line: str) -> _Line:
+        kept = await self._vault.record(_key(line))
+        found = _Line()
+        if kept is not None:
+            content: dict[str, Any] = orjson.loads(kept.content) if kept.content is not None else {}
+            found = _Line(content.get("call"), content.get("until", 0.0), kept.version)
+        self._known[line] = found
+        return found
+
+    async def _write(self, line: str, wanted: _Line) -> bool:
+        content = orjson.dumps({"call": wanted.call, "until": wanted.until})
+        seconds = max(_KEEP_SECONDS, wanted.until - self._wall())
+        version = await self._vault.write(_key(line), content, after=wanted.version, seconds=seconds)
+        if version:
+            self._known[line] = _Line(wanted.call, wanted.until, version)
+        return version > 0
+
+
+def _key(line: str) -> str:
+    return f"line:{line}"

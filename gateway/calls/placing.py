@@ -1,0 +1,137 @@
+"""Placing a call: from what a service wants to a call that NSLB accepted.
+
+Owns the choice of the account and the order of things around the one request that rings a phone. Refuses accounts
+that the service was not given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway import problems
+from gateway.calls.asking import asked
+from gateway.calls.call import Call
+from gateway.calls.lines import Hold, Lines
+from gateway.calls.registry import Calls
+from gateway.model import Medium, Outcome, Principal
+from gateway.problems import Problem
+from gateway.telemetry import Record
+from gateway.tokens import Account
+from gateway.upstream import NotSent, Nslb
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """An account as services call through it; an exclusive one has one call, for `most_seconds` at most."""
+
+    account: Account
+    exclusive: bool
+    most_seconds: float
+
+
+class Accounts:
+    """The accounts by name, and whose turn it is."""
+
+    def __init__(self, seats: Mapping[str, Seat]) -> None:
+        self._seats = seats
+        self._turns: dict[str, int] = {}
+
+    def of(self, name: str) -> Account:
+        """The account of a call. Raises `Problem` if the configuration has none of that name any more."""
+        seat = self._seats.get(name)
+        if seat is None:
+            raise Problem(problems.FORBIDDEN, "The account of this call is not configured any more.")
+        return seat.account
+
+    @staticmethod
+    def check(principal: Principal, wanted: str | None) -> None:
+        """Raises `Problem`, the same for an account of others and for one that does not exist."""
+        if wanted is not None and wanted not in principal.accounts:
+            raise Problem(problems.FORBIDDEN, "This service may not use this account.")
+
+    def candidates(self, principal: Principal, wanted: str | None) -> Iterator[Seat]:
+        """The account that was asked for, or all of the service's: the next one in turn first, if it has a token.
+
+        Raises `Problem`, like `check`.
+        """
+        self.check(principal, wanted)
+        if wanted is not None:
+            return iter((self._seats[wanted],))
+        names = principal.accounts
+        if len(names) == 1:
+            return iter((self._seats[names[0]],))
+        turn = self._turns.get(principal.service, 0) % len(names)
+        self._turns[principal.service] = turn + 1
+        seats = [self._seats[name] for name in names[turn:] + names[:turn]]
+        # One without a token would have the caller wait for what another one has.
+        seats.sort(key=lambda seat: seat.account.credential() is None)
+        return iter(seats)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where calls are placed, and where it is written down."""
+
+    accounts: Accounts
+    nslb: Nslb
+    calls: Calls
+    lines: Lines
+
+    async def place(  # noqa: PLR0913, PLR0917 - what is wanted, by whom, and by when
+        self,
+        medium: Medium,
+        wanted: str | None,
+        principal: Principal,
+        call_id: str,
+        record: Record,
+        until: float = math.inf,
+    ) -> Call:
+        """Create a call. Raises `Problem`, `NotSent` or `SentUnanswered`; the record tells how far it came."""
+        seat, hold = await self._seat(principal, wanted, call_id)
+        account = seat.account
+        record.account = account.name
+        call = Call(call_id, principal.service, account.name, account.line, medium)
+        try:
+            await self._create(call, account, record, until)
+        except Exception as exc:
+            # What may have been made has the account until its time is over: nobody can release it.
+            if hold is not None and not _may_be_made(exc, record):
+                await self.lines.give_back(hold)
+            raise
+        if hold is None:
+            await self.lines.occupy(call.line, call.id)
+        await self.calls.opened(call)
+        return call
+
+    async def _create(self, call: Call, account: Account, record: Record, until: float) -> None:
+        nslb = self.nslb
+        verdict = await asked(account, lambda credential: nslb.create(call.medium, credential, record, until), until)
+        record.result_code = verdict.result_code
+        if verdict.problem is not None:
+            raise Problem(
+                verdict.problem,
+                verdict.detail,
+                result_code=verdict.result_code,
+                result_description=verdict.description,
+            )
+        record.outcome = Outcome.ACCEPTED
+        call.result_code, call.description = verdict.result_code, verdict.description
+
+    async def _seat(self, principal: Principal, wanted: str | None, call_id: str) -> tuple[Seat, Hold | None]:
+        """An account that is free, taken for the call if it is exclusive. Raises `Problem` if none is."""
+        for seat in self.accounts.candidates(principal, wanted):
+            if not seat.exclusive:
+                return seat, None
+            hold = await self.lines.take(seat.account.line, call_id, seat.most_seconds)
+            if hold is not None:
+                return seat, hold
+        raise Problem(problems.ACCOUNT_BUSY, "Each account that could be used has a call; nothing was sent.")
+
+
+def _may_be_made(exc: Exception, record: Record) -> bool:
+    """Whether there may be a call, although there was no answer that says so."""
+    if isinstance(exc, Problem):
+        return exc.type.outcome is Outcome.UNKNOWN
+    return record.sent and not isinstance(exc, NotSent)

@@ -1,0 +1,79 @@
+"""Releasing a call.
+
+Owns that a release reaches NSLB for the call that is meant: NSLB releases whichever call the token has now. Refuses to
+release a call that is over, and one that another has taken the place of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Final
+
+from gateway import problems
+from gateway.calls.asking import asked
+from gateway.calls.call import Call
+from gateway.calls.following import Followings
+from gateway.calls.turns import Turn
+from gateway.model import CallEvent, CallStatus
+from gateway.problems import Problem
+from gateway.telemetry import Record
+from gateway.tokens import Account
+from gateway.upstream import Nslb
+
+_TURN_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.05
+_MOST_LOOKS: Final = 200
+
+
+class Releases:
+    """Releases calls, each by one at a time."""
+
+    def __init__(self, followings: Followings) -> None:
+        self._followings = followings
+        self._under_way: dict[str, asyncio.Event] = {}
+
+    async def release(self, call: Call, account: Account, nslb: Nslb, record: Record, until: float = math.inf) -> None:
+        """Release a call; nothing is sent if it is over. Raises `Problem`, `NotSent` or `SentUnanswered`."""
+        while (other := self._under_way.get(call.id)) is not None:
+            await other.wait()
+        ours = self._under_way[call.id] = asyncio.Event()
+        turn = Turn(self._followings.vault, f"release:{call.id}", _TURN_SECONDS)
+        try:
+            await self._wait_for(turn, call)
+            if not call.over:
+                await self._release(call, account, nslb, record, until)
+        finally:
+            del self._under_way[call.id]
+            ours.set()
+            await turn.end()
+
+    async def _wait_for(self, turn: Turn, call: Call) -> None:
+        for _ in range(_MOST_LOOKS):
+            if await turn.take():
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        else:
+            raise Problem(problems.OVERLOADED, "Another request is releasing this call.")
+        await self._followings.calls.refresh(call)
+
+    async def _release(self, call: Call, account: Account, nslb: Nslb, record: Record, until: float) -> None:
+        lines, calls = self._followings.lines, self._followings.calls
+        current = await lines.current(call.line)
+        if current is not None and current != call.id:
+            raise Problem(problems.CALL_SUPERSEDED, "A later call on the same account has taken this one's place.")
+        verdict = await asked(account, lambda credential: nslb.drop(credential, record, until), until)
+        record.result_code = verdict.result_code
+        if call.over:
+            return  # NSLB told of its end meanwhile
+        if verdict.problem is not None:
+            raise Problem(
+                verdict.problem,
+                verdict.detail,
+                result_code=verdict.result_code,
+                result_description=verdict.description,
+            )
+        end = CallEvent(CallStatus.ENDED, None, verdict.description, {})
+        await calls.change(call, lambda known: known.happened(end))
+        self._followings.news(call)
+        await lines.free(call.line, call.id)

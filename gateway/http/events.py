@@ -1,0 +1,212 @@
+"""`GET /dial/{id}/events`: the next event, or a stream of them to the end of the call.
+
+Owns the form of events for callers and the writing of a stream. Refuses to wait for a caller that has gone, and to
+hold a stream while the gateway drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from gateway import problems
+from gateway.calls import Bell, Call, Following, Happening
+from gateway.http import fields
+from gateway.http.answers import Answer
+from gateway.http.dial import no_query
+from gateway.http.exchange import Exchange
+from gateway.model import Outcome
+from gateway.problems import Problem
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_HEARTBEAT_SECONDS: Final = 15.0
+_RETRY_MILLISECONDS: Final = 1000
+_STREAM: Final = "text/event-stream"
+_LEAST_VERSION_FOR_CHUNKS: Final = 1
+
+
+async def events(exchange: Exchange) -> Answer:
+    """`GET /dial/{id}/events`."""
+    no_query(exchange)
+    after = fields.last_event_id(exchange.request.headers)
+    call = await exchange.runtime.calls.find(exchange.identifier, exchange.principal.service)
+    record = exchange.record
+    record.account, record.media = call.account, call.medium
+    record.outcome = Outcome.ACCEPTED
+    if _wants_stream(exchange.request):
+        return await _stream(exchange, call, after or 0)
+    return await _next(exchange, call, after)
+
+
+# --- one event
+
+
+async def _next(exchange: Exchange, call: Call, after: int | None) -> Answer:
+    """The event behind `after`; the next one that nobody was told, if the caller does not count."""
+    number = call.told if after is None else after
+    happening = call.after(number)
+    if happening is None and not call.over:
+        with _reading(exchange, call) as (following, bell):
+            happening = await _wait(exchange, following, bell, number)
+    if happening is None and call.over and after is None and call.happenings:
+        happening = call.happenings[-1]  # whoever asks again has not understood that it is over
+    if happening is None or exchange.connection.left:
+        return exchange.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
+    if after is None and happening.number > call.told:
+        told = happening.number
+        await exchange.runtime.calls.change(call, lambda known: _tell(known, told))
+    return exchange.done(_document(call, happening), fields=f"Last-Event-ID: {happening.number}\r\n")
+
+
+def _tell(call: Call, number: int) -> None:
+    call.told = max(call.told, number)
+
+
+async def _wait(exchange: Exchange, following: Following, bell: Bell, number: int) -> Happening | None:
+    call, ended = following.call, following.ended
+    loop = asyncio.get_running_loop()
+    while True:
+        happening = call.after(number)
+        if happening is not None or call.over:
+            return happening
+        if following.superseded:
+            raise _superseded()
+        if following.ended != ended:
+            if following.failure is not None:
+                raise following.failure
+            return None
+        if exchange.connection.left or exchange.draining() or loop.time() >= exchange.until:
+            return None
+        following.poll()
+        await bell.wait()
+
+
+@contextmanager
+def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]:
+    """Follow a call; the bell rings for whatever the caller's request may have to end for."""
+    runtime, record = exchange.runtime, exchange.record
+    account = runtime.desk.accounts.of(call.account)
+    bell = Bell()
+    timer = None
+    loop = asyncio.get_running_loop()
+    exchange.bells.add(bell)
+    exchange.connection.watch(bell.ring)
+    if exchange.until < float("inf"):
+        timer = loop.call_at(exchange.until, bell.ring)
+    try:
+        with runtime.followings.follow(call, account, bell) as following:
+            polls = following.polls
+            try:
+                yield following, bell
+            finally:
+                if (polled := following.polled) is not None:
+                    record.sent = True
+                    record.polls = following.polls - polls
+                    record.server_address, record.server_port = polled.server_address, polled.server_port
+    finally:
+        exchange.connection.watch(None)
+        exchange.bells.discard(bell)
+        if timer is not None:
+            timer.cancel()
+
+
+# --- a stream
+
+
+async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
+    request, record = exchange.request, exchange.record
+    record.status = 200
+    chunked = request.version.minor >= _LEAST_VERSION_FOR_CHUNKS
+    exchange.keep_alive = exchange.keep_alive and chunked
+    stream = _Writer(exchange, chunked=chunked)
+    with _reading(exchange, call) as (following, bell):
+        stream.begin()
+        number = after
+        while True:
+            while (happening := call.after(number)) is not None:
+                number = happening.number
+                await stream.write(_server_sent(call, happening))
+            if call.over or stream.left:
+                break
+            if exchange.draining() or asyncio.get_running_loop().time() >= exchange.until:
+                await stream.write(_farewell("the gateway stops here, and the call goes on"))
+                break
+            if following.superseded:
+                await stream.write(_farewell("a later call on the same account has taken this one's place"))
+                break
+            following.poll()
+            try:
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    await bell.wait()
+            except TimeoutError:
+                await stream.write(b": heartbeat\n\n")
+    return stream.end()
+
+
+class _Writer:
+    """Writes a stream to its caller, no faster than that one reads."""
+
+    def __init__(self, exchange: Exchange, *, chunked: bool) -> None:
+        self._exchange = exchange
+        self._chunked = chunked
+        self._connection = exchange.connection
+
+    @property
+    def left(self) -> bool:
+        return self._connection.left
+
+    def begin(self) -> None:
+        exchange = self._exchange
+        head = exchange.answers.stream_head(
+            exchange.record.request_id, chunked=self._chunked, keep_alive=exchange.keep_alive
+        )
+        self._connection.put(head, at_once=True)
+
+    async def write(self, data: bytes) -> None:
+        if self.left:
+            return
+        self._connection.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, at_once=True)
+        if self._connection.pressed:
+            await self._connection.ease()
+
+    def end(self) -> Answer:
+        keep_alive = self._exchange.keep_alive and not self._exchange.draining() and not self.left
+        return Answer(200, b"0\r\n\r\n" if self._chunked else b"", keep_alive=keep_alive)
+
+
+def _wants_stream(request: web.BaseRequest) -> bool:
+    return any(
+        part.partition(";")[0].strip().lower() == _STREAM
+        for accept in request.headers.getall("Accept", ())
+        for part in accept.split(",")
+    )
+
+
+def _document(call: Call, happening: Happening) -> dict[str, Any]:
+    event = happening.event
+    return {
+        "id": call.id,
+        "status": happening.status,
+        "event_id": event.event_id,
+        "description": event.description,
+        "content": event.content,
+    }
+
+
+def _server_sent(call: Call, happening: Happening) -> bytes:
+    data = orjson.dumps(_document(call, happening))
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (happening.number, happening.status.encode(), data)
+
+
+def _farewell(reason: str) -> bytes:
+    return f": {reason}\nretry: {_RETRY_MILLISECONDS}\n\n".encode()
+
+
+def _superseded() -> Problem:
+    return Problem(problems.CALL_SUPERSEDED, "A later call on the same account has taken this one's place.")
