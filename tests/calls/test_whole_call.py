@@ -141,7 +141,7 @@ async def test_each_description_is_its_status_and_others_change_nothing(
     gateway: Harness, simulator: Simulator, description: str, status: str, over: bool, event_id: int | str
 ) -> None:
     location = await dialled(gateway)
-    content = {"causeId": event_id, "accessCode": event_id, "nested": {"list": [1, "2"]}}
+    content: dict[str, object] = {"causeId": event_id, "accessCode": event_id, "nested": {"list": [1, "2"]}}
     push(simulator, description, content, event_id)
 
     event = await get(gateway, location + "/events")
@@ -430,7 +430,7 @@ async def test_streams_and_polls_end_when_the_gateway_stops(farm: Farm, simulato
 async def test_a_secret_in_an_event_is_masked_and_a_number_is_not(gateway: Harness, simulator: Simulator) -> None:
     location = await dialled(gateway)
     token = gateway.token_file.read_text().strip()
-    content = {"clickToCallCaller": "8613300000000", "echo": [f"x{token}x"], token: 1}
+    content: dict[str, object] = {"clickToCallCaller": "8613300000000", "echo": [f"x{token}x"], token: 1}
     push(simulator, f"Call failed {token}", content, token)
 
     answer = await get(gateway, location + "/events")

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from gateway.http import Runtime
-from gateway.telemetry import Record
 from gateway.simulator import Fault
+from gateway.telemetry import Record
 from tests.functional.test_refusals import post, raw
 from tests.harness import KEY, Farm, Harness, until
 

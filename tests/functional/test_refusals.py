@@ -198,7 +198,8 @@ async def test_what_a_service_was_not_given(gateway: Harness, key: str, wanted: 
     "target",
     [
         b"/", b"/dial/", b"//dial", b"/./dial", b"/x/../dial", b"/dial%2F", b"/%64ial", b"/DIAL", b"/dialx",
-        b"/dial/1/2", b"/dial//events", b"/dial/support/", b"/dial/1/events/", b"/livez", b"/metrics", b"/status", b"/dial;x=1", b"/dial%00",
+        b"/dial/1/2", b"/dial//events", b"/dial/support/", b"/dial/1/events/", b"/livez", b"/metrics",
+        b"/status", b"/dial;x=1", b"/dial%00",
     ],
 )  # fmt: skip
 async def test_a_path_that_is_not_exactly_a_route(gateway: Harness, target: bytes) -> None:

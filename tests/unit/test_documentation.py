@@ -181,6 +181,7 @@ def families() -> dict[str, tuple[str, frozenset[str]]]:
     metrics.reloaded("success")
     metrics.token_expires("sales", 1.0)
     metrics.token_refreshed("sales", "early", "success", 1.0)
+    metrics.idempotency("new")
     metrics.store_available(available=True)
     metrics.store_operation("read", "success", 1.0)
     found = {}
