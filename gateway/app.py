@@ -70,8 +70,6 @@ class Gateway:
 
     async def prepare(self) -> None:
         """Begin to obtain tokens, and learn of those that other replicas have."""
-        if not self.roster.vault.store.shared:
-            self._telemetry.log.info("store.volatile", kind=self.roster.vault.kind)
         await self.roster.prepare()
 
     async def replace(self, configuration: Configuration) -> None:

@@ -95,6 +95,9 @@ class Server:
         self._ticker = loop.create_task(self._tick())
         self._health.started = True
         self.log.info("gateway.started", version=__version__, listen=self.address, admin=self.admin_address)
+        vault = self._gateway.roster.vault
+        if not vault.store.shared:
+            self.log.info("store.volatile", kind=vault.kind)
 
     async def run(self) -> int:
         """Start, serve until `SIGTERM` or `SIGINT`, drain; the exit code."""
