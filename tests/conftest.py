@@ -14,7 +14,7 @@ import uvloop
 from gateway.simulator import Certificates
 from tests.harness import Farm
 
-_BOTH_LOOPS = {"unit", "functional"}
+_BOTH_LOOPS = {"unit", "functional", "client"}
 
 
 def pytest_asyncio_loop_factories(

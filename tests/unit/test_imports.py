@@ -41,9 +41,11 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
 )
 FLOOR_OF: Final = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# The simulator stands for somebody else's server: code they shared would hide a misreading in both.
+# They stand outside of the house, each at another end of the wire: code that one of them shared with the gateway would
+# hide a misreading in both. Each has those who may use it.
 SIMULATOR: Final = "simulator"
-USERS_OF_SIMULATOR: Final = {"cli", "demo"}
+CLIENT: Final = "client"
+USERS_OF_STRANGERS: Final = {SIMULATOR: {"cli", "demo"}, CLIENT: {"demo"}}
 
 MOST_LINES: Final = 350
 # Each of these says that nobody knew where something belongs.
@@ -130,7 +132,7 @@ def room_of(dotted: str, rooms: set[str]) -> str:
 def crossings(root: Path) -> Iterator[tuple[str, str, str]]:
     """Where, from which room and to which room something is imported within `gateway`."""
     found = list(modules(root))
-    rooms = {*FLOOR_OF, SIMULATOR, *((*name.split("."), "")[1] for name, _ in found)}
+    rooms = {*FLOOR_OF, *USERS_OF_STRANGERS, *((*name.split("."), "")[1] for name, _ in found)}
     for name, path in found:
         for line, target in imported(name, path):
             if target.split(".")[0] == "gateway":
@@ -142,25 +144,35 @@ def imports_go_one_way(root: Path) -> list[str]:
     return [
         f"{where}: {importer or 'gateway'} may not import {target or 'gateway'}"
         for where, importer, target in crossings(root)
-        if SIMULATOR not in {importer, target}
+        if not {importer, target} & {*USERS_OF_STRANGERS}
         and importer != target
         and FLOOR_OF.get(importer, len(FLOORS)) >= FLOOR_OF.get(target, -1)
     ]
 
 
-def the_simulator_is_a_stranger(root: Path) -> list[str]:
-    """The simulator imports its own; only its users import it."""
+def strangers_share_nothing(root: Path, stranger: str) -> list[str]:
+    """A stranger imports its own; only its users import it."""
     return [
         f"{where}: {importer or 'gateway'} may not import {target or 'gateway'}"
         for where, importer, target in crossings(root)
-        if (importer == SIMULATOR) != (target == SIMULATOR) and importer not in USERS_OF_SIMULATOR
+        if (importer == stranger) != (target == stranger) and importer not in USERS_OF_STRANGERS[stranger]
     ]
+
+
+def the_simulator_is_a_stranger(root: Path) -> list[str]:
+    """The simulator stands for somebody else's server."""
+    return strangers_share_nothing(root, SIMULATOR)
+
+
+def the_client_is_a_stranger(root: Path) -> list[str]:
+    """The client is what a service installs."""
+    return strangers_share_nothing(root, CLIENT)
 
 
 def every_room_has_a_floor(root: Path) -> list[str]:
     """A new room is put on a floor before it is moved into."""
     rooms = {(*name.split("."), "")[1] for name, _ in modules(root)}
-    return [f"{room} is on no floor" for room in sorted(rooms - {*FLOOR_OF, SIMULATOR})]
+    return [f"{room} is on no floor" for room in sorted(rooms - {*FLOOR_OF, *USERS_OF_STRANGERS})]
 
 
 def modules_are_short(root: Path) -> list[str]:
@@ -243,6 +255,7 @@ RULES: Final[dict[str, Callable[[Path], list[str]]]] = {
     for rule in (
         imports_go_one_way,
         the_simulator_is_a_stranger,
+        the_client_is_a_stranger,
         every_room_has_a_floor,
         modules_are_short,
         modules_are_named_for_a_thing,
@@ -294,6 +307,11 @@ BAD: Final[list[tuple[str, str, str, str]]] = [
         "from gateway import __version__",
         "not import gateway",
     ),
+    ("the_client_is_a_stranger", "client/dialling.py", "from gateway.model import x", "client may not import model"),
+    ("the_client_is_a_stranger", "client/dialling.py", "from gateway import __version__", "may not import gateway"),
+    ("the_client_is_a_stranger", "client/dialling.py", "from .. import simulator", "may not import simulator"),
+    ("the_client_is_a_stranger", "cli.py", "from gateway.client import x", "cli may not import client"),
+    ("the_client_is_a_stranger", "http/api.py", "from gateway import client", "http may not import client"),
     ("every_room_has_a_floor", "attic.py", "", "attic is on no floor"),
     ("modules_are_short", "model.py", "\n" * (MOST_LINES + 1), f"has {MOST_LINES + 1} lines"),
     *(
@@ -350,6 +368,9 @@ def test_what_is_allowed_is_not_complained_of(tmp_path: Path) -> None:
         "auth/__init__.py": "'''C.'''\nfrom .key import y",
         "auth/key.py": "'''D.'''\nfrom gateway.model import x\nfrom ..model import x as y",
         "simulator/__init__.py": "'''E.'''\nfrom gateway.simulator.nslb import z",
+        "client/__init__.py": "'''G.'''\nfrom gateway.client.sse import z",
+        "client/sse.py": "'''H.'''\nz = 1",
+        "demo.py": "'''I.'''\nfrom gateway import client, simulator",
         "simulator/nslb.py": "'''F.'''\nz = 'a/work/b and framework/ and my.root/'",
     }.items():
         path = tmp_path / "gateway" / file

@@ -1,0 +1,126 @@
+"""What a failed attempt means: what may be tried again, and what is known of the call.
+
+Owns the rules; has no clock and no connection. Refuses to take silence for a no: once an attempt may have been carried
+out, only the contact centre's own word undoes the doubt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway.client import answers
+from gateway.client.answers import Answer, Unreadable
+from gateway.client.errors import DialError, NotDone, OutcomeUnknown, Problem, Refused, Rejected
+
+_CALLERS_FAULT: Final = 400
+_SERVERS_FAULT: Final = 500
+# The statuses of 400 to 499 that time can heal.
+_PASSING: Final = frozenset({408, 409, 425, 429})
+# Those of them that say the request was not looked at, whoever says it.
+_UNTOUCHED: Final = _PASSING - {409}
+_LATER: Final = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that failed: what it means by itself, and whether the same request may be sent again.
+
+    `counts` is whether it was an attempt at all, and not the wait for another that is under way.
+    """
+
+    meaning: type[DialError]
+    problem: Problem
+    repeat: bool
+    counts: bool = True
+
+
+def unconnected(detail: str, *, untrusted: bool = False) -> Failure:
+    """There was no connection, so nothing was sent."""
+    code = "gateway-untrusted" if untrusted else "gateway-unreachable"
+    # A certificate does not become a better one while we wait.
+    return Failure(NotDone, Problem(code, "not_sent", detail), repeat=not untrusted)
+
+
+def lost(detail: str, *, reading: bool) -> Failure:
+    """It was sent, or part of it, and no whole answer came. Its key, or its nature, makes a repetition safe."""
+    return Failure(NotDone if reading else OutcomeUnknown, Problem("answer-lost", "unknown", detail), repeat=True)
+
+
+def unreadable(answer: Answer, what: str, *, reading: bool) -> Failure:
+    """An answer that the gateway does not give: probably that of something in between."""
+    refused = _refuses(answer.status)
+    outcome = "not_sent" if refused or answer.status in _UNTOUCHED else "unknown"
+    told = Problem(
+        code="unreadable-answer",
+        outcome=outcome,
+        detail=f"The answer is not one of the gateway ({what}).",
+        status=answer.status,
+        request_id=answer.request_id,
+        retry_after=answer.retry_after,
+    )
+    if refused:
+        return Failure(Refused, told, repeat=False)
+    untouched = outcome == "not_sent"
+    meaning = NotDone if reading or untouched else OutcomeUnknown
+    # A proxy says 502 where we would see a lost connection.
+    return Failure(meaning, told, repeat=untouched or answer.status >= _SERVERS_FAULT)
+
+
+def garbled(what: str) -> Failure:
+    """A stream of events that holds what can't be one."""
+    detail = f"The stream is not one of the gateway ({what})."
+    return Failure(NotDone, Problem("unreadable-answer", "unknown", detail), repeat=False)
+
+
+def judge(answer: Answer, *, reading: bool) -> Failure:
+    """What an answer other than success means. `reading` is a request that changes nothing."""
+    try:
+        told = answers.problem(answer)
+    except Unreadable as exc:
+        return unreadable(answer, str(exc), reading=reading)
+    if told.code == "idempotency-in-progress":
+        return Failure(OutcomeUnknown, replace(told, outcome="unknown"), repeat=True, counts=False)
+    later = answer.status in _LATER and told.retry_after is not None
+    match told.outcome:
+        case "rejected":
+            return Failure(Rejected, told, repeat=later)
+        case "not_sent" if _refuses(answer.status):
+            return Failure(Refused, told, repeat=False)
+        case "not_sent":
+            return Failure(NotDone, told, repeat=True)
+        case _:
+            return Failure(NotDone if reading else OutcomeUnknown, told, repeat=False)
+
+
+@dataclass(slots=True)
+class Doubt:
+    """What is known of one request over all of its attempts."""
+
+    key: str | None = None
+    _open: Problem | None = None
+
+    def note(self, failure: Failure) -> None:
+        """Take an attempt into account.
+
+        `NotDone` and `Refused` speak of that attempt alone: a gateway that is overloaded says so before it looks at
+        the key. That the contact centre rejected it says that nothing had come of the earlier ones either, because
+        otherwise the gateway would not have asked it again under the same key.
+        """
+        if failure.meaning is OutcomeUnknown:
+            self._open = failure.problem
+        elif failure.meaning is Rejected:
+            self._open = None
+
+    def error(self, last: Failure) -> DialError:
+        """What to raise when this failure, which was noted, is the last."""
+        by_itself = last.meaning(last.problem, self.key)
+        if self._open is None or last.meaning is OutcomeUnknown:
+            return by_itself
+        error = OutcomeUnknown(replace(self._open, retry_after=last.problem.retry_after), self.key)
+        error.__cause__ = by_itself
+        return error
+
+
+def _refuses(status: int) -> bool:
+    return _CALLERS_FAULT <= status < _SERVERS_FAULT and status not in _PASSING

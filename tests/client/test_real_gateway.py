@@ -1,0 +1,94 @@
+"""The client before the real gateway and a simulated contact centre."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.client import DialClient, NotDone, OutcomeUnknown, Refused, Rejected
+from gateway.simulator import Fault
+from tests.client.scripted import Time
+from tests.harness import KEY, Farm
+
+
+async def test_a_call_is_made(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY) as client:
+        call = await client.dial("voice", "sales")
+
+    assert (call.status, call.media, call.account, call.result_code) == ("accepted", "voice", "sales", "0")
+    assert not call.replayed
+    assert len(simulator.creates()) == 1
+
+
+async def test_a_call_is_made_over_a_socket_file(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    path = farm.directory / "dial.sock"
+    await farm.gateway(simulator, {"listen": {"address": f"unix:{path}"}})
+
+    async with DialClient(f"unix:{path}", KEY) as client:
+        assert (await client.dial("video")).media == "video"
+
+
+async def test_what_the_gateway_refuses_is_refused(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY) as client:
+        with pytest.raises(Refused) as forbidden:
+            await client.dial("voice", "others")
+        with pytest.raises(Refused) as malformed:
+            await client.dial("smoke")  # type: ignore[arg-type]
+    async with DialClient(gateway.base, "dgw_wrong") as client:
+        with pytest.raises(Refused) as unknown:
+            await client.dial("voice")
+
+    assert [raised.value.code for raised in (forbidden, malformed, unknown)] == [
+        "forbidden",
+        "malformed-request",
+        "unauthenticated",
+    ]
+    assert malformed.value.problem.errors[0][0] == "/media"
+    assert unknown.value.request_id is not None
+    assert simulator.creates() == []
+
+
+async def test_a_call_whose_answer_was_lost_is_not_made_again(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("reset-request", "create"))
+
+    async with DialClient(gateway.base, KEY) as client:
+        with pytest.raises(OutcomeUnknown) as raised:
+            await client.dial("voice")
+
+    assert raised.value.code == "upstream-disconnected"
+    assert len(simulator.creates()) == 1
+
+
+async def test_when_no_agent_is_free_it_is_tried_later(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("result-code", "create", 2, code="13"))
+    time = Time()
+
+    async with DialClient(gateway.base, KEY, attempts=2, clock=time.clock, sleep=time.sleep) as client:
+        with pytest.raises(Rejected) as raised:
+            await client.dial("voice")
+        assert (await client.dial("voice")).status == "accepted"
+
+    assert (raised.value.code, raised.value.result_code, raised.value.retry_after) == ("no-agent-available", "13", 5)
+
+
+async def test_a_contact_centre_that_cant_be_reached_is_tried_again(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, endpoints=["https://127.0.0.1:1"])
+    time = Time()
+
+    async with DialClient(gateway.base, KEY, clock=time.clock, sleep=time.sleep) as client:
+        with pytest.raises(NotDone) as raised:
+            await client.dial("voice")
+
+    assert raised.value.code == "upstream-unreachable"
+    assert len(gateway.lines.requests()) == 4
