@@ -40,6 +40,9 @@ async def events(exchange: Exchange) -> Answer:
     record.account, record.media = call.account, call.medium
     record.outcome = Outcome.ACCEPTED
     if _wants_stream(exchange.request):
+        if call.over and call.after(after or 0) is None:
+            # To a reader that comes back this says not to come again (HTML, 9.2.3, as for an `EventSource`).
+            return exchange.answers.nothing(record.request_id, keep_alive=exchange.keep_alive)
         return await _stream(exchange, call, after or 0)
     return await _next(exchange, call, after)
 
