@@ -1,4 +1,4 @@
-"""`dial-gateway demo`: a simulated contact centre over TLS, a gateway before it, and a call through both.
+"""`dial-gateway demo`: a simulated contact centre over TLS, a gateway before it, and a whole call through both.
 
 Owns a directory that it deletes again (unless it was told which to use), and in it a certificate authority and a key
 that nobody else will ever trust, and `env`, which tells a shell where everything is. Refuses to listen beyond loopback.
@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-
 from gateway.auth import new_key
+from gateway.client import DialClient, DialError
 from gateway.model import Secret
 from gateway.server import Server, event_loop
 from gateway.simulator import APP_KEY, APP_SECRET, Simulator
@@ -28,7 +27,6 @@ from gateway.simulator import APP_KEY, APP_SECRET, Simulator
 _PORT: Final = 8080
 _ADMIN_PORT: Final = 9090
 _USER: Final = "demo"
-_CREATED: Final = 201
 _VARIABLES: Final = "env"
 
 
@@ -73,30 +71,40 @@ async def _demo(directory: Path, *, once: bool) -> int:
         variables.write_text(_variables(names), encoding="utf-8")
         try:
             _say(f"The contact centre (simulated) is at {simulator.endpoints[0]}, the gateway at {server.address}.")
-            _say("A call, as a service would make it:")
-            status, answer = await _call(server.address, key)
-            print(f"HTTP {status}\n{json.dumps(answer, indent=2)}", flush=True)
-            accepted = status == _CREATED and len(simulator.creates()) == 1
+            _say("A call, as a service would make it: dialled, followed, and released once somebody has answered.")
+            ended = await _call(server.address, key) == "ended" and len(simulator.creates()) == 1
             _say(
                 "The call was accepted, and the contact centre saw exactly one request for it."
-                if accepted
-                else "The call was NOT accepted."
+                if ended
+                else "The call was NOT placed and released."
             )
             if not once:
                 _say(_what_to_try(names, variables))
                 await _until_told()
         finally:
             await server.drain()
-    return 0 if accepted else 1
+    return 0 if ended else 1
 
 
-async def _call(address: str, key: Secret) -> tuple[int, object]:
-    headers = {"Authorization": f"Bearer {key.reveal().decode()}"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"http://{address}/dial", json={"media": "voice"}, headers=headers) as response,
-    ):
-        return response.status, await response.json()
+async def _call(address: str, key: Secret) -> str:
+    """Make a call and follow it to its end; how it ended."""
+    status = "not placed"
+    try:
+        async with DialClient(f"http://{address}", key.reveal().decode()) as client:
+            call = await client.dial("voice")
+            _tell(call.status, f"call {call.id} by account {call.account}")
+            async for event in client.events(call.id):
+                status = event.status
+                _tell(status, f"event {event.number}: {event.description}")
+                if status == "connected":
+                    await client.release(call.id)
+    except DialError as error:
+        _tell(error.outcome, error.detail)
+    return status
+
+
+def _tell(word: str, what: str) -> None:
+    print(f"{word:<10}{what}", flush=True)
 
 
 async def _until_told() -> None:
@@ -171,6 +179,16 @@ uses by name are in a file for your shell:
 
 # a call
 {dial} {good} -d '{{"media": "voice"}}'
+
+# a whole call: its next event, twice, and its release
+call=$({dial.replace(" -i ", " -s ")} {good} -d '{{"media": "voice"}}' | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
+curl {names['GATEWAY']}/dial/$call/events {good}
+curl {names['GATEWAY']}/dial/$call/events {good}
+curl -X DELETE {names['GATEWAY']}/dial/$call {good}
+
+# the same key: the same answer, and one call
+{dial} {good} -H 'Idempotency-Key: order-1' -d '{{"media": "voice"}}'
+{dial} {good} -H 'Idempotency-Key: order-1' -d '{{"media": "voice"}}'
 
 # a wrong key: refused, and the contact centre sees nothing of it
 {dial} -H 'Authorization: Bearer dgw_wrong' -d '{{"media": "voice"}}'

@@ -210,12 +210,13 @@ def test_version_and_schema_are_printed() -> None:
     assert json.loads(run("schema").stdout)["type"] == "object"
 
 
-def test_the_demo_makes_a_call_and_ends() -> None:
+def test_the_demo_makes_a_whole_call_and_ends() -> None:
     shown = run("demo", "--once")
 
     assert shown.returncode == 0
-    assert "HTTP 201" in shown.stdout
-    assert '"outcome": "accepted"' in shown.stdout
+    told = [line.split()[0] for line in shown.stdout.splitlines() if line and line[0] not in "{ "]
+    assert [word for word in told if word.islower()] == ["accepted", "queued", "connected", "ended"]
+    assert "exactly one request" in shown.stdout
 
 
 def configured(simulator: Simulator, directory: Path) -> Path:

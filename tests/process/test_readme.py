@@ -179,9 +179,16 @@ def test_what_the_demonstration_prints_works_as_it_stands(first: Terminal, secon
     )
 
     statuses = [line.split()[1] for line in printed if line.startswith("HTTP/1.1 ")]
-    assert statuses == ["201", "401", "400", "201", "201"]
+    assert statuses == ["201", "201", "201", "401", "400", "201", "201"]
+    assert [
+        word for word in ("queued", "connected", "ended") if any(f'"status":"{word}"' in line for line in printed)
+    ] == [
+        "queued",
+        "connected",
+        "ended",
+    ]
     assert '{"expired": 1}' in printed
-    assert 'gateway_requests_total{code="ok",operation="create",service="demo"} 4.0' in printed
+    assert 'gateway_requests_total{code="ok",operation="create",service="demo"} 7.0' in printed
     assert not any("rror" in line for line in printed if not line.startswith("{"))
 
 
