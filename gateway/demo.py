@@ -182,9 +182,9 @@ uses by name are in a file for your shell:
 
 # a whole call: its next event, twice, and its release
 call=$({dial.replace(" -i ", " -s ")} {good} -d '{{"media": "voice"}}' | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
-curl {names['GATEWAY']}/dial/$call/events {good}
-curl {names['GATEWAY']}/dial/$call/events {good}
-curl -X DELETE {names['GATEWAY']}/dial/$call {good}
+curl {names["GATEWAY"]}/dial/$call/events {good}
+curl {names["GATEWAY"]}/dial/$call/events {good}
+curl -X DELETE {names["GATEWAY"]}/dial/$call {good}
 
 # the same key: the same answer, and one call
 {dial} {good} -H 'Idempotency-Key: order-1' -d '{{"media": "voice"}}'
