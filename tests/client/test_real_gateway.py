@@ -92,3 +92,53 @@ async def test_a_contact_centre_that_cant_be_reached_is_tried_again(farm: Farm) 
 
     assert raised.value.code == "upstream-unreachable"
     assert len(gateway.lines.requests()) == 4
+
+
+async def test_a_whole_call_is_followed_and_released(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=0.01, connect_seconds=0.01, talk_seconds=None)
+    gateway = await farm.gateway(simulator)
+    told = []
+
+    async with DialClient(gateway.base, KEY) as client:
+        call = await client.dial("voice")
+        async for event in client.events(call.id):
+            told.append((event.number, event.status))
+            if event.status == "connected":
+                await client.release(call.id)
+        again = [event.number async for event in client.events(call.id, after=3)]
+        support = await client.support()
+        state = await client.state(call.id)
+        released = await client.release(call.id)
+
+    assert told == [(1, "queued"), (2, "connected"), (3, "ended")]
+    assert again == []
+    assert (support.click_to_call, support.webrtc, support.account) == (True, False, "sales")
+    assert state.status == released.status == "ended"
+    assert sum(request.operation == "drop" for request in simulator.received) == 1
+
+
+async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY) as client:
+        first = await client.dial("voice", idempotency_key="order-17")
+        again = await client.dial("voice", idempotency_key="order-17")
+
+    assert (again.id, first.replayed, again.replayed) == (first.id, False, True)
+    assert len(simulator.creates()) == 1
+
+
+async def test_a_dial_that_takes_too_long_is_asked_for_again_under_its_key(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    simulator.fault(Fault("delay", "create", seconds=0.6))
+
+    async with DialClient(gateway.base, KEY, timeout=0.2) as client:
+        with pytest.raises(OutcomeUnknown) as raised:
+            await client.dial("voice")
+    async with DialClient(gateway.base, KEY) as client:
+        call = await client.dial("voice", idempotency_key=raised.value.idempotency_key)
+
+    assert (call.status, call.replayed) == ("accepted", True)
+    assert len(simulator.creates()) == 1
