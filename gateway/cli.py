@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration")
     schema.set_defaults(run=_schema)
 
+    openapi = commands.add_parser("openapi", help="print the OpenAPI document of the callers' API")
+    openapi.set_defaults(run=_openapi)
+
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version)
     return parser
@@ -182,6 +185,13 @@ def _schema(_: argparse.Namespace) -> int:
     from gateway.config import json_schema  # noqa: PLC0415
 
     print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _openapi(_: argparse.Namespace) -> int:
+    from gateway.openapi import document_json  # noqa: PLC0415
+
+    sys.stdout.write(document_json().decode())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The operators' listener: is it alive, is it ready, how is it, and what was counted.
+"""The operators' listener: is it alive, is it ready, how is it, what was counted, and what the callers' API is.
 
 Owns the operators' routes. Refuses to let the upstream's health into readiness (a sidecar's readiness gates its
 whole pod), and to show a secret: `/status` is made of names, numbers and times.
@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from gateway.openapi import PAGE_HEADERS, document_json, page
 from gateway.telemetry import Metrics
 
 
@@ -64,6 +65,12 @@ class _Operators:
             encoder, content_type = choose_encoder("")
         return web.Response(body=encoder(self._metrics.registry), headers={"Content-Type": content_type})
 
+    async def openapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=document_json(), content_type="application/json", headers=PAGE_HEADERS)
+
+    async def docs(self, _: web.Request) -> web.Response:
+        return web.Response(body=page(), content_type="text/html", charset="utf-8", headers=PAGE_HEADERS)
+
 
 def operators_application(health: Health, metrics: Metrics, status: Callable[[], Mapping[str, Any]]) -> web.Application:
     """The application of the operators' listener; `status` gives the JSON object of `/status`."""
@@ -74,6 +81,8 @@ def operators_application(health: Health, metrics: Metrics, status: Callable[[],
     application.router.add_get("/readyz", operators.readyz)
     application.router.add_get("/status", operators.status)
     application.router.add_get("/metrics", operators.metrics)
+    application.router.add_get("/openapi.json", operators.openapi)
+    application.router.add_get("/docs", operators.docs)
     return application
 
 

@@ -34,7 +34,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("upstream",),
     ("store",),
     ("telemetry",),
-    ("config",),
+    ("config", "openapi"),
     ("problems",),
     ("model",),
     ("",),
