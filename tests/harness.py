@@ -20,6 +20,7 @@ import yaml
 
 from gateway.server import Server
 from gateway.simulator import APP_KEY, APP_SECRET, Certificates, Simulator
+from tests.described import conform
 
 KEY = "dgw_" + "k" * 43
 OTHER_KEY = "dgw_" + "o" * 43
@@ -107,9 +108,11 @@ class Harness:
     async def request(
         self, method: str, target: str, *, headers: Mapping[str, str] | None = None, data: bytes | None = None
     ) -> Answered:
-        """Any request to the callers' listener."""
+        """Any request to the callers' listener. Its answer must be one that the OpenAPI document has."""
         async with self.session.request(method, self.base + target, headers=headers, data=data) as response:
-            return Answered(response.status, response.headers, await response.read())
+            answered = Answered(response.status, response.headers, await response.read())
+        conform(method, target, answered.status, answered.headers, answered.body)
+        return answered
 
     async def operators(self, path: str, *, headers: Mapping[str, str] | None = None) -> Answered:
         """A GET at the operators' listener."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from gateway.http.listener import CallerConnection
 
+# Without it a cache may keep even a 404 (RFC 9110, 15.1), and `X-API-Key` does not tell it that it is one service's.
+_UNCACHED: Final = "Cache-Control: no-store\r\n"
 REPLAYED: Final = "Idempotency-Replayed: true\r\n"
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -76,7 +78,7 @@ class Answers:
         close = "" if keep_alive else "Connection: close\r\n"
         head = (
             f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n"
-            f"Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{fields}{close}\r\n"
+            f"{_UNCACHED}Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{fields}{close}\r\n"
         )
         data = head.encode("ascii")
         return Answer(status, data if bodiless else data + body, keep_alive=keep_alive)
@@ -84,15 +86,15 @@ class Answers:
     def nothing(self, request_id: str, *, keep_alive: bool) -> Answer:
         """An answer without content (RFC 9110, 15.3.5)."""
         close = "" if keep_alive else "Connection: close\r\n"
-        head = f"HTTP/1.1 204 No Content\r\nDate: {self._now()}\r\nX-Request-ID: {request_id}\r\n{close}\r\n"
+        head = f"HTTP/1.1 204 No Content\r\n{_UNCACHED}Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{close}\r\n"
         return Answer(204, head.encode("ascii"), keep_alive=keep_alive)
 
     def stream_head(self, request_id: str, *, chunked: bool, keep_alive: bool) -> bytes:
-        """The header section of a stream of events, which must not wait in anybody's cache."""
+        """The header section of a stream of events."""
         framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
         close = "" if keep_alive else "Connection: close\r\n"
         return (
-            f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n{framing}"
+            f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{_UNCACHED}{framing}"
             f"Date: {self._now()}\r\nX-Request-ID: {request_id}\r\n{close}\r\n"
         ).encode("ascii")
 

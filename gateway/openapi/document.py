@@ -53,6 +53,7 @@ def document() -> dict[str, Any]:
                 "DialRequest": schemas.DIAL_REQUEST,
                 "Call": schemas.CALL,
                 "Event": schemas.EVENT,
+                "ServerSentEvent": schemas.SERVER_SENT_EVENT,
                 "Support": schemas.SUPPORT,
                 "Problem": schemas.PROBLEM,
                 **failures.schemas(),

@@ -243,7 +243,7 @@ def answer(status: int, kinds: list[ProblemType], *, mapped: bool = False, repla
     if mapped and status != HTTPStatus.UNAUTHORIZED:
         options.append(reference("schemas", MAPPED))
     titles = [of_code[0].title for of_code in by_code.values()]
-    headers = {"X-Request-ID": reference("headers", "X-Request-ID")}
+    headers = {name: reference("headers", name) for name in ("X-Request-ID", "Cache-Control")}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = HEADERS["Retry-After"] | {"required": True}
     elif any(kind.retry_after is not None for kind in kinds):
@@ -286,6 +286,7 @@ def mapped_answer() -> Json:
         "description": "A `resultCode` that the configuration gives this status",
         "headers": {
             "X-Request-ID": reference("headers", "X-Request-ID"),
+            "Cache-Control": reference("headers", "Cache-Control"),
             "Retry-After": reference("headers", "Retry-After"),
         },
         "content": {

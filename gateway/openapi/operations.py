@@ -13,6 +13,7 @@ from gateway.openapi.schemas import (
     DIAL_REQUEST,
     EXAMPLE_CALL,
     EXAMPLE_EVENT,
+    SERVER_SENT_EVENT,
     SUPPORT,
     reference,
 )
@@ -84,7 +85,7 @@ data: {"id":"Zk3v0pTqR8mYc1xWn5LdAg","status":"connected","event_id":168101,"des
 
 
 def _headers(*names: str) -> Json:
-    return {name: reference("headers", name) for name in ("X-Request-ID", *names)}
+    return {name: reference("headers", name) for name in ("X-Request-ID", "Cache-Control", *names)}
 
 
 def _parameters(*names: str) -> list[Json]:
@@ -174,17 +175,11 @@ def _release() -> Json:
 
 def _events() -> Json:
     one = _json("Event", EXAMPLE_EVENT, "The next event, or a stream of all")
-    one["headers"] |= {
-        "Last-Event-ID": reference("headers", "Last-Event-ID"),
-        "Cache-Control": reference("headers", "Cache-Control"),
-    }
+    one["headers"]["Last-Event-ID"] = reference("headers", "Last-Event-ID")
     one["content"]["text/event-stream"] = {
-        "schema": {
-            "type": "string",
-            "description": "Server-sent events: the name of each is its `status`, its `id:` its number, its data the "
-            "JSON of an event. A comment comes every 15 seconds without one. The stream ends with the call.",
-        },
-        "examples": {"stream": {"value": _STREAM}},
+        "schema": reference("schemas", "ServerSentEvent"),
+        "examples": {"stream": {"summary": "Its fields", "value": SERVER_SENT_EVENT["examples"][0]}},
+        "x-stream": _STREAM,
     }
     return {
         "operationId": "getDialEvents",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.openapi.markup import Html, element, join, prose, table
 
 Json = Mapping[str, Any]
+
+_MOST_UNFOLDED: Final = 2
 
 
 def resolved(described: Json, part: Json) -> Json:
@@ -139,7 +141,11 @@ def _content(described: Json, media_type: str, content: Json) -> Html:
         for example in content["examples"].values()
     ]
     folded = element("details", element("summary", f"{len(examples)} examples"), *examples)
-    return join(element("p", element("code", media_type)), what, *(examples if len(examples) == 1 else [folded]))
+    if "x-stream" in content:
+        examples.insert(0, join(element("p", "A stream", class_="caption"), code_block(content["x-stream"])))
+    return join(
+        element("p", element("code", media_type)), what, *(examples if len(examples) <= _MOST_UNFOLDED else [folded])
+    )
 
 
 def _problem(described: Json, name: str) -> Html:

@@ -6,6 +6,7 @@ if it is closed there.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from gateway.model import CallStatus, Medium, Outcome
@@ -110,6 +111,24 @@ EVENT: Final[Json] = {
     },
     "description": "Something that happened to a call.",
     "examples": [EXAMPLE_EVENT],
+}
+
+SERVER_SENT_EVENT: Final[Json] = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "The number of the event, from 1."},
+        "event": _STATUS | {"description": "The `status` of the event."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": reference("schemas", "Event"),
+            "description": "The event, as JSON in one line.",
+        },
+    },
+    "description": "One of the events of a stream (HTML, 9.2). A comment comes every 15 seconds without one. The "
+    "stream ends with the call; a gateway that stops ends it with a comment and a `retry:`.",
+    "examples": [{"id": "2", "event": "connected", "data": json.dumps(EXAMPLE_EVENT, separators=(",", ":"))}],
 }
 
 SUPPORT: Final[Json] = {
@@ -252,16 +271,16 @@ HEADERS: Final[dict[str, Json]] = {
         "description": "An earlier request with this `Idempotency-Key` ended so; nothing was sent now.",
         "example": "true",
     },
+    # Of a single event; a stream has the numbers inside.
     "Last-Event-ID": {
-        "required": True,
         "schema": {"type": "integer", "minimum": 1},
-        "description": "The number of the event.",
+        "description": "The number of the event, if it is a single one.",
         "example": 2,
     },
     "Cache-Control": {
         "required": True,
         "schema": {"type": "string", "const": "no-store"},
-        "description": "A stream waits in nobody's cache.",
+        "description": "No answer waits in anybody's cache.",
         "example": "no-store",
     },
     "Retry-After": {
