@@ -88,7 +88,7 @@ class Gateway:
         self._followings.nslb = _nslb(upstream, *pools)
         self._followings.poll_timeout = upstream.timeouts.events
         self.api.runtime = self._runtime(configuration, self._followings.nslb)
-        self.api.body_timeout = configuration.listen.timeouts.body
+        self.api.common.body_timeout = configuration.listen.timeouts.body
         self.configuration = configuration
         self._loaded = self._wall()
         self._settle(configuration, expiries)
@@ -149,7 +149,7 @@ class Gateway:
             "version": __version__,
             "started": _rfc3339(self._started),
             "configuration_loaded": _rfc3339(self._loaded),
-            "draining": self.api.draining,
+            "draining": self.api.common.draining,
             "requests_under_way": self.api.under_way,
             "endpoints": endpoints,
             "accounts": [_readable(account.status()) for account in self.roster.accounts.values()],

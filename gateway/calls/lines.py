@@ -46,7 +46,9 @@ class Lines:
     def __init__(self, vault: Vault, wall: Callable[[], float] = time.time) -> None:
         self._vault = vault
         self._wall = wall
+        self._shared = vault.store.shared
         self._known: dict[str, _Line] = {}
+        self._current: dict[str, str] = {}
         self._owed: dict[str, tuple[str | None, str]] = {}
 
     async def take(self, line: str, call: str, seconds: float) -> Hold | None:
@@ -60,6 +62,7 @@ class Lines:
                 if found.until > self._wall():
                     return None
                 if await self._write(line, _Line(call, self._wall() + seconds, found.version)):
+                    self._current.pop(line, None)  # it was not exclusive before a reload
                     return Hold(line, call, found.call)
         except StoreUnavailable:
             raise Problem(
@@ -71,11 +74,15 @@ class Lines:
         """Free a line whose call was not accepted: the call before is the current one."""
         await self._set(hold.line, hold.before, only=hold.call)
 
+    def note(self, line: str, call: str) -> bool:
+        """Like `occupy`, if nobody else has to know of it; whether that is so."""
+        if self._shared:
+            return False
+        self._current[line] = call
+        return True
+
     async def occupy(self, line: str, call: str) -> None:
         """A call was accepted on a line that others may use as well: it is the current one."""
-        if not self._vault.store.shared:
-            self._known[line] = _Line(call)
-            return
         known = self._known.get(line, _Line())
         try:
             # Mostly nobody else has written since.
@@ -86,14 +93,15 @@ class Lines:
 
     async def free(self, line: str, call: str) -> None:
         """A call is over; it stays the current one until there is another."""
-        known = self._known.get(line)
-        if known is None or known.until or self._vault.store.shared:
+        if self._current.get(line) != call:
             await self._set(line, call, only=call)
 
     async def current(self, line: str) -> str | None:
         """The call that NSLB means by what it says of this line, as far as anybody knows."""
+        if (call := self._current.get(line)) is not None:
+            return call
         try:
-            found = await self._read(line) if self._vault.store.shared else self._known.get(line, _Line())
+            found = await self._read(line)
         except StoreUnavailable:
             found = self._known.get(line, _Line())
         return found.call

@@ -47,6 +47,9 @@ class Account:
     ) -> None:
         self.name = name
         self.source = source
+        # The same for all replicas that call for this user, and no other: it has one current call. (The key of a token
+        # that a file brings begins anew with each new file.)
+        self.line = source.key if source.renews else hashlib.sha256(f"static\0{name}".encode()).hexdigest()
         self._log = log
         self._metrics = metrics
         self._wall = wall
@@ -149,12 +152,6 @@ class Account:
             self._refresh = asyncio.create_task(self._run(trigger))
             self._tell()
         self._sleep(now)
-
-    @property
-    def line(self) -> str:
-        """What is the same for all replicas that call for this user, and no other: it has one current call."""
-        # The key of a token that a file brings begins anew with each new file.
-        return self.source.key if self.source.renews else hashlib.sha256(f"static\0{self.name}".encode()).hexdigest()
 
     @property
     def generation(self) -> int:
