@@ -35,6 +35,9 @@ TLS = "tests/functional/test_upstream_tls.py"
 REFUSALS = "tests/functional/test_refusals.py"
 APPLIED = "tests/tokens/test_applied.py"
 STORES = "tests/real/test_stores.py"
+CALLS = "tests/calls/test_whole_call.py"
+KEYS = "tests/calls/test_keys.py"
+BUSY = "tests/calls/test_accounts.py"
 MUTANTS: Final = (
     Mutant(
         "NSLB's certificate is verified",
@@ -505,6 +508,90 @@ MUTANTS: Final = (
         "telemetry, reseals=False)\n",
         "telemetry)\n",
         "tests/process/test_doctor.py -k former_key",
+    ),
+    Mutant(
+        "nothing is sent for a key that the store was not told of",
+        "gateway/idempotency.py",
+        "version = await self._vault.write(place, entry.encode(), after=0, seconds=self.keep)\n",
+        "version = 1\n",
+        f"{KEYS} -k at_once",
+    ),
+    Mutant(
+        "a key stays taken when a call may have been made",
+        "gateway/idempotency.py",
+        "if problem.type.outcome is not Outcome.UNKNOWN:\n",
+        "if problem.type.outcome:\n",
+        f"{KEYS} -k stays_unknown",
+    ),
+    Mutant(
+        "a key is of one request",
+        "gateway/idempotency.py",
+        "if entry.fingerprint != fingerprint:\n",
+        "if not entry.fingerprint:\n",
+        f"{KEYS} -k another_request",
+    ),
+    Mutant(
+        "a key is of one service",
+        "gateway/idempotency.py",
+        'f"{service}\\0{key}"',
+        'f"{key}"',
+        f"{KEYS} -k its_service",
+    ),
+    Mutant(
+        "a call is of one service",
+        "gateway/calls/registry.py",
+        "if call is None or call.service != service:\n",
+        "if call is None:\n",
+        f"{CALLS} -k another_service",
+    ),
+    Mutant(
+        "a release is for the call that is meant",
+        "gateway/calls/releasing.py",
+        "if current is not None and current != call.id:\n",
+        'if current == "":\n',
+        f"{CALLS} -k later_call",
+    ),
+    Mutant(
+        "an event is of the call that is current",
+        "gateway/calls/following.py",
+        "            call = await self._all.calls.of_line(current)\n",
+        "            call = self.call\n",
+        f"{CALLS} -k later_call",
+    ),
+    Mutant(
+        "an exclusive account has one call",
+        "gateway/calls/lines.py",
+        "if found.until > self._wall():\n",
+        "if found.until < 0:\n",
+        f"{BUSY} -k one_call_each",
+    ),
+    Mutant(
+        "a call that may have been made has its account",
+        "gateway/calls/placing.py",
+        "return exc.type.outcome is Outcome.UNKNOWN\n",
+        "return False\n",
+        f"{BUSY} -k undocumented",
+    ),
+    Mutant(
+        "nor is the account free after a lost answer",
+        "gateway/calls/placing.py",
+        "return record.sent and not isinstance(exc, NotSent)\n",
+        "return False\n",
+        f"{BUSY} -k may_have_been",
+    ),
+    Mutant(
+        "nothing is sent after the caller's deadline",
+        "gateway/upstream/pool.py",
+        "if until < math.inf and self._loop.time() >= until:\n",
+        "if until < 0:\n",
+        "tests/calls/test_deadlines.py -k not_sent",
+    ),
+    Mutant(
+        "no secret is in the content of an event",
+        "gateway/upstream/reading.py",
+        "content = _cleaned(content, secrets) if isinstance(content, dict) else {}\n",
+        "content = content if isinstance(content, dict) else {}\n",
+        f"{CALLS} -k secret_in_an_event",
     ),
 )
 
