@@ -49,7 +49,7 @@ class Lines:
         self._shared = vault.store.shared
         self._known: dict[str, _Line] = {}
         self._current: dict[str, str] = {}
-        self._owed: dict[str, tuple[str | None, str]] = {}
+        self._owed: dict[str, tuple[str | None, str | None]] = {}
 
     async def take(self, line: str, call: str, seconds: float) -> Hold | None:
         """Take an exclusive line for a call, for so many seconds at most; `None` if it has another one.
@@ -84,12 +84,17 @@ class Lines:
     async def occupy(self, line: str, call: str) -> None:
         """A call was accepted on a line that others may use as well: it is the current one."""
         known = self._known.get(line, _Line())
+        if not self._vault.available:
+            self._known[line] = _Line(call, 0.0, known.version)
+            self._owed[line] = (call, None)
+            return
         try:
             # Mostly nobody else has written since.
             if not await self._write(line, _Line(call, 0.0, known.version)):
                 await self._set(line, call)
         except StoreUnavailable:
             self._known[line] = _Line(call, 0.0, known.version)
+            self._owed[line] = (call, None)
 
     async def free(self, line: str, call: str) -> None:
         """A call is over; it stays the current one until there is another."""
@@ -131,8 +136,7 @@ class Lines:
                 if await self._write(line, _Line(call, 0.0, found.version)):
                     return
         except StoreUnavailable:
-            if only is not None:
-                self._owed[line] = (call, only)
+            self._owed[line] = (call, only)
 
     async def _read(self, line: str) -> _Line:
         kept = await self._vault.record(_key(line))

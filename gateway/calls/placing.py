@@ -6,10 +6,12 @@ that the service was not given.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from gateway import problems
 from gateway.calls.asking import asked
@@ -21,6 +23,8 @@ from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import Account
 from gateway.upstream import NotSent, Nslb
+
+_TELLING_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class Desk:
     nslb: Nslb
     calls: Calls
     lines: Lines
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def place(  # noqa: PLR0913, PLR0917 - what is wanted, by whom, and by when
         self,
@@ -116,11 +121,23 @@ class Desk:
             raise
         record.outcome = Outcome.ACCEPTED
         call.result_code, call.description = verdict.result_code, verdict.description
-        if hold is None and not self.lines.note(call.line, call_id):
-            await self.lines.occupy(call.line, call_id)
+        known = hold is not None or self.lines.note(call.line, call_id)
         if self.calls.opened(call):
-            await self.calls.save(call)
+            await self._tell_others(call, current=not known, until=until)
         return call
+
+    async def _tell_others(self, call: Call, *, current: bool, until: float) -> None:
+        """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
+        telling = asyncio.create_task(self._told(call, current=current))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        loop = asyncio.get_running_loop()
+        await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
+
+    async def _told(self, call: Call, *, current: bool) -> None:
+        if current:
+            await self.lines.occupy(call.line, call.id)
+        await self.calls.save(call)
 
     async def _free(self, seats: Iterable[Seat], call_id: str) -> tuple[Seat, Hold | None]:
         """An account that is free, taken for the call if it is exclusive. Raises `Problem` if none is."""

@@ -55,8 +55,12 @@ class Calls:
         return self._shared
 
     async def save(self, call: Call) -> None:
-        """Tell other replicas of a call."""
-        await self._save(call, lambda _: None)
+        """Tell other replicas of a call, now, or when the store can be reached again."""
+        if self._vault.available:
+            await self._save(call, lambda _: None)
+        else:
+            self._unsaved[call.id] = call
+            self._forget_most()
 
     async def find(self, identifier: str, service: str) -> Call:
         """A call of a service, as it is known by now. Raises `Problem`."""
@@ -152,8 +156,7 @@ class Calls:
 
     async def _save(self, call: Call, step: Callable[[Call], object]) -> None:
         self._unsaved[call.id] = call
-        if len(self._unsaved) > self._most:
-            del self._unsaved[next(iter(self._unsaved))]
+        self._forget_most()
         try:
             for _ in range(_MOST_TRIES):
                 content = call.encode()
@@ -172,3 +175,7 @@ class Calls:
         except (StoreUnavailable, ValueError):
             return
         self._unsaved.pop(call.id, None)
+
+    def _forget_most(self) -> None:
+        if len(self._unsaved) > self._most:
+            del self._unsaved[next(iter(self._unsaved))]

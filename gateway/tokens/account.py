@@ -183,7 +183,8 @@ class Account:
         await self._sharing.looked()
 
     async def close(self) -> None:
-        """End what runs for it, giving it a moment to end by itself."""
+        """End what runs for it, giving it a moment to end by itself. Requests under way may still ask for a token."""
+        self.rest()
         self._sharing.leave()
         if self._timer is not None:
             self._timer.cancel()
@@ -193,8 +194,6 @@ class Account:
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
 
     def status(self) -> dict[str, Any]:
         """What `/status` says of it; never a secret. Times are in epoch seconds, ages in seconds."""
@@ -286,7 +285,7 @@ class Account:
         if before is None or user is None or user != user_of(before.value):
             self._session.end()
         self._settle()
-        if token.expires is not None:
+        if token.expires is not None and not self._resting:
             self._metrics.token_expires(self.name, token.expires)
         self._tell()
         self._sleep(self._wall())
