@@ -176,10 +176,14 @@ class Gateway:
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 
     def _longest(self, configuration: Configuration) -> float:
-        """How long a dial can take, from its record to its end: two tries, and the tokens for them. Seconds."""
+        """How long a dial can take, from its record to its end: two tries, and the tokens for them. Seconds.
+
+        Each try waits for a connection to become free, or goes from one endpoint to the next.
+        """
         timeouts = configuration.upstream.timeouts
+        connecting = timeouts.connect * (1 + len(configuration.upstream.endpoints))
         patience = max(account.source.patience for account in self.roster.accounts.values())
-        return 2 * (timeouts.connect + timeouts.response + patience) + _LIMIT_MARGIN_SECONDS
+        return 2 * (connecting + timeouts.response + patience) + _LIMIT_MARGIN_SECONDS
 
     def _settle(self, configuration: Configuration, expiries: Mapping[str, float]) -> None:
         metrics = self._telemetry.metrics
