@@ -144,6 +144,7 @@ class CallersApi:
         if work.done() or record.operation is Operation.EVENTS:
             return await work
         # What is not sent by now never will be.
+        record.late = True
         problem = _TOO_LATE if record.sent else _NOT_IN_TIME
         told.append(problem)
         keep_alive = keep_alive and request.content.is_eof()

@@ -38,8 +38,13 @@ async def create(exchange: Exchange) -> Answer:
         return await _create_once(exchange, wanted, identifier, key)
     if principal.keyed:
         raise Problem(problems.MALFORMED_REQUEST, "This service must send an Idempotency-Key field.")
+    return await _create(exchange, wanted, identifier)
+
+
+async def _create(exchange: Exchange, wanted: body.DialRequest, identifier: str) -> Answer:
+    """Create a call that cannot be asked for again."""
     call = await exchange.runtime.desk.place(
-        wanted.medium, wanted.account, principal, identifier, record, exchange.until
+        wanted.medium, wanted.account, exchange.principal, identifier, exchange.record, exchange.until
     )
     return _created(exchange, identifier, orjson.dumps(call.document()))
 

@@ -73,7 +73,6 @@ def _tell(call: Call, number: int) -> None:
 
 async def _wait(exchange: Exchange, following: Following, bell: Bell, number: int) -> Happening | None:
     call, ended = following.call, following.ended
-    loop = asyncio.get_running_loop()
     while True:
         happening = call.after(number)
         if happening is not None or call.over:
@@ -84,7 +83,7 @@ async def _wait(exchange: Exchange, following: Following, bell: Bell, number: in
             if following.failure is not None:
                 raise following.failure
             return None
-        if exchange.connection.left or exchange.common.draining or loop.time() >= exchange.until:
+        if exchange.connection.left or exchange.common.draining or bell.late:
             return None
         following.poll()
         await bell.wait()
@@ -97,11 +96,10 @@ def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]
     account = runtime.desk.accounts.of(call.account)
     bell = Bell()
     timer = None
-    loop = asyncio.get_running_loop()
     exchange.common.bells.add(bell)
     exchange.connection.watch(bell.ring)
     if exchange.until < float("inf"):
-        timer = loop.call_at(exchange.until, bell.ring)
+        timer = asyncio.get_running_loop().call_at(exchange.until, bell.ring_for_time)
     try:
         with runtime.followings.follow(call, account, bell) as following:
             polls = following.polls
@@ -137,7 +135,7 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
                 await stream.write(_server_sent(call, happening))
             if call.over or stream.left:
                 break
-            if exchange.common.draining or asyncio.get_running_loop().time() >= exchange.until:
+            if exchange.common.draining or bell.late:
                 await stream.write(_farewell("the gateway stops here, and the call goes on"))
                 break
             if following.superseded:
