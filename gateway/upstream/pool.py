@@ -89,7 +89,8 @@ class Pool:
 
         What is `written` is asked for when a connection is there, because it may have waited for one; `None` is for
         what can't be sent any more. `timeout` is in seconds, for the answer; after `until` (in seconds of the event
-        loop's clock), and for a record that is late, nothing is sent. Attempts without an answer are noted in the record. Raises `NotSent` when no endpoint took it, `CredentialGone` when there was nothing to send,
+        loop's clock), and for a record that is late, nothing is sent. Attempts without an answer are noted in the
+        record. Raises `NotSent` when no endpoint took it, `CredentialGone` when there was nothing to send,
         `SentUnanswered` when an endpoint may have taken it.
         """
         give_up = min(self._loop.time() + self._settings.connect_timeout, until)

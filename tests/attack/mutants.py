@@ -127,7 +127,7 @@ MUTANTS: Final = (
     Mutant(
         "only the origin form is a target",
         "gateway/http/form.py",
-        "    if not path.startswith(\"/\"):\n",
+        '    if not path.startswith("/"):\n',
         "    if not path:\n",
         REFUSALS,
     ),
