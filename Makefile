@@ -62,7 +62,7 @@ check-lock: $(READY) ## see that requirements.lock was made from this pyproject.
 	$(BIN)/python .ci/lock.py --check
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
-	@$(BIN)/python -m tests.attack.mutants
+	@$(BIN)/python -m tests.attack.mutants $(ARGS)
 
 benchmark: $(READY) ## measure against nginx and others on this machine
 	@$(BIN)/python -m tests.benchmark $(ARGS)

@@ -88,7 +88,7 @@ class Gateway:
         self._followings.nslb = _nslb(upstream, *pools)
         self._followings.poll_timeout = upstream.timeouts.events
         self.api.runtime = self._runtime(configuration, self._followings.nslb)
-        self.api.body_timeout = configuration.listen.timeouts.body
+        self.api.common.body_timeout = configuration.listen.timeouts.body
         self.configuration = configuration
         self._loaded = self._wall()
         self._settle(configuration, expiries)
@@ -149,7 +149,7 @@ class Gateway:
             "version": __version__,
             "started": _rfc3339(self._started),
             "configuration_loaded": _rfc3339(self._loaded),
-            "draining": self.api.draining,
+            "draining": self.api.common.draining,
             "requests_under_way": self.api.under_way,
             "endpoints": endpoints,
             "accounts": [_readable(account.status()) for account in self.roster.accounts.values()],
@@ -176,10 +176,14 @@ class Gateway:
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 
     def _longest(self, configuration: Configuration) -> float:
-        """How long a dial can take, from its record to its end: two tries, and the tokens for them. Seconds."""
+        """How long a dial can take, from its record to its end: two tries, and the tokens for them. Seconds.
+
+        Each try waits for a connection to become free, or goes from one endpoint to the next.
+        """
         timeouts = configuration.upstream.timeouts
+        connecting = timeouts.connect * (1 + len(configuration.upstream.endpoints))
         patience = max(account.source.patience for account in self.roster.accounts.values())
-        return 2 * (timeouts.connect + timeouts.response + patience) + _LIMIT_MARGIN_SECONDS
+        return 2 * (connecting + timeouts.response + patience) + _LIMIT_MARGIN_SECONDS
 
     def _settle(self, configuration: Configuration, expiries: Mapping[str, float]) -> None:
         metrics = self._telemetry.metrics

@@ -209,7 +209,8 @@ class Keys:
         if decision is Decision.NEW:
             entry = Entry(asked, State.BEGUN, attempt, self._vault.owner, now + self.limit)
             try:
-                version = await self._vault.write(place, entry.encode(), after=0, seconds=self.keep)
+                # It must not end before the request does: whoever repeats it then would be the first.
+                version = await self._vault.write(place, entry.encode(), after=0, seconds=self.limit + self.keep)
             except StoreUnavailable:
                 # It may be written all the same, and nothing will be sent for it.
                 self._unsettled[attempt] = place, None, entry, 0

@@ -106,16 +106,17 @@ class Roster:
 
     def _follow(self, configuration: Configuration, fabrics: dict[bytes, ApiFabric]) -> None:
         before, self._fabrics = self._fabrics, fabrics
-        former = dict(self.accounts)
+        former = self.accounts
         self.accounts = {
-            name: self._account(name, settings, former.pop(name, None))
-            for name, settings in configuration.accounts.items()
+            name: self._account(name, settings, former.get(name)) for name, settings in configuration.accounts.items()
         }
+        # Also one whose name goes on with another user: it would refresh for the former one for ever.
+        ended = [account for name, account in former.items() if self.accounts.get(name) is not account]
         gone = [fabric for identity, fabric in before.items() if identity not in fabrics]
-        for name in former:
-            self._telemetry.metrics.forget_account(name)
-        if former or gone:
-            closing = asyncio.gather(*(account.close() for account in former.values()), *(f.close() for f in gone))
+        for account in ended:
+            self._telemetry.metrics.forget_account(account.name)
+        if ended or gone:
+            closing = asyncio.gather(*(account.close() for account in ended), *(f.close() for f in gone))
             self._closing = closing  # a task that nobody holds may be collected before it ends
 
     def _account(self, name: str, settings: config.Account, present: Account | None) -> Account:

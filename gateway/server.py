@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -297,8 +298,16 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 def serve(path: Path) -> int:
     """Run a gateway in this thread until it is told to stop; the exit code."""
+    _take_all_descriptors()
     with asyncio.Runner(loop_factory=event_loop) as runner:
         return runner.run(_serve(path))
+
+
+def _take_all_descriptors() -> None:
+    """Raise the limit of open files as far as allowed: it is low for programs that use `select`, and we don't."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(path: Path) -> int:

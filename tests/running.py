@@ -31,6 +31,8 @@ class Process:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             self.text.append(line)
+            if not line.endswith(b"\n"):
+                break  # it was killed in the middle of a line
             self.lines.append(json.loads(line))
 
     async def started(self) -> None:

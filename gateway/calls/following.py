@@ -34,14 +34,20 @@ _TURN_MARGIN_SECONDS: Final = 15.0
 
 
 class Bell:
-    """Wakes one reader, for whatever reason: whoever hears it looks for itself."""
+    """Wakes one reader, for whatever reason: whoever hears it looks for itself. `late`: its time is over."""
 
     def __init__(self) -> None:
+        self.late = False
         self._rung = asyncio.Event()
 
     def ring(self) -> None:
         """Wake the reader."""
         self._rung.set()
+
+    def ring_for_time(self) -> None:
+        """Wake the reader because its time is over."""
+        self.late = True
+        self.ring()
 
     async def wait(self) -> None:
         """Until somebody rings, or has since the last time."""

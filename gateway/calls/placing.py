@@ -6,9 +6,12 @@ that the service was not given.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from gateway import problems
 from gateway.calls.asking import asked
@@ -20,6 +23,8 @@ from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import Account
 from gateway.upstream import NotSent, Nslb
+
+_TELLING_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Desk:
     nslb: Nslb
     calls: Calls
     lines: Lines
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def place(  # noqa: PLR0913, PLR0917 - what is wanted, by whom, and by when
         self,
@@ -89,39 +95,53 @@ class Desk:
         until: float = math.inf,
     ) -> Call:
         """Create a call. Raises `Problem`, `NotSent` or `SentUnanswered`; the record tells how far it came."""
-        seat, hold = await self._seat(principal, wanted, call_id)
+        candidates = self.accounts.candidates(principal, wanted)
+        seat = next(candidates)
+        hold = None
+        if seat.exclusive:
+            seat, hold = await self._free(itertools.chain((seat,), candidates), call_id)
         account = seat.account
         record.account = account.name
         call = Call(call_id, principal.service, account.name, account.line, medium)
         try:
-            await self._create(call, account, record, until)
+            nslb = self.nslb
+            verdict = await asked(account, lambda credential: nslb.create(medium, credential, record, until), until)
+            record.result_code = verdict.result_code
+            if verdict.problem is not None:
+                raise Problem(
+                    verdict.problem,
+                    verdict.detail,
+                    result_code=verdict.result_code,
+                    result_description=verdict.description,
+                )
         except Exception as exc:
             # What may have been made has the account until its time is over: nobody can release it.
             if hold is not None and not _may_be_made(exc, record):
                 await self.lines.give_back(hold)
             raise
-        if hold is None:
-            await self.lines.occupy(call.line, call.id)
-        await self.calls.opened(call)
-        return call
-
-    async def _create(self, call: Call, account: Account, record: Record, until: float) -> None:
-        nslb = self.nslb
-        verdict = await asked(account, lambda credential: nslb.create(call.medium, credential, record, until), until)
-        record.result_code = verdict.result_code
-        if verdict.problem is not None:
-            raise Problem(
-                verdict.problem,
-                verdict.detail,
-                result_code=verdict.result_code,
-                result_description=verdict.description,
-            )
         record.outcome = Outcome.ACCEPTED
         call.result_code, call.description = verdict.result_code, verdict.description
+        known = hold is not None or self.lines.note(call.line, call_id)
+        if self.calls.opened(call):
+            await self._tell_others(call, current=not known, until=until)
+        return call
 
-    async def _seat(self, principal: Principal, wanted: str | None, call_id: str) -> tuple[Seat, Hold | None]:
+    async def _tell_others(self, call: Call, *, current: bool, until: float) -> None:
+        """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
+        telling = asyncio.create_task(self._told(call, current=current))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        loop = asyncio.get_running_loop()
+        await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
+
+    async def _told(self, call: Call, *, current: bool) -> None:
+        if current:
+            await self.lines.occupy(call.line, call.id)
+        await self.calls.save(call)
+
+    async def _free(self, seats: Iterable[Seat], call_id: str) -> tuple[Seat, Hold | None]:
         """An account that is free, taken for the call if it is exclusive. Raises `Problem` if none is."""
-        for seat in self.accounts.candidates(principal, wanted):
+        for seat in seats:
             if not seat.exclusive:
                 return seat, None
             hold = await self.lines.take(seat.account.line, call_id, seat.most_seconds)

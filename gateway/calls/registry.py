@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -23,7 +23,7 @@ ID_BYTES: Final = 16
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _KEEP_SECONDS: Final = 86_400.0
-_MOST_CALLS: Final = 10_000
+_MOST_CALLS: Final = 8_000
 _MOST_TRIES: Final = 8
 
 
@@ -43,15 +43,24 @@ class Calls:
     def __init__(self, vault: Vault, most: int = _MOST_CALLS) -> None:
         self._vault = vault
         self._most = most
-        self._recent: OrderedDict[str, Call] = OrderedDict()
+        self._shared = vault.store.shared
+        self._recent: dict[str, Call] = {}
+        self._order: deque[str] = deque()
         self._pinned: dict[str, Call] = {}
         self._unsaved: dict[str, Call] = {}
 
-    async def opened(self, call: Call) -> None:
-        """Remember a call that was accepted."""
+    def opened(self, call: Call) -> bool:
+        """Remember a call that was accepted; whether others have to know of it, by `save`."""
         self._remember(call)
-        if self._vault.store.shared:
+        return self._shared
+
+    async def save(self, call: Call) -> None:
+        """Tell other replicas of a call, now, or when the store can be reached again."""
+        if self._vault.available:
             await self._save(call, lambda _: None)
+        else:
+            self._unsaved[call.id] = call
+            self._forget_most()
 
     async def find(self, identifier: str, service: str) -> Call:
         """A call of a service, as it is known by now. Raises `Problem`."""
@@ -77,7 +86,7 @@ class Calls:
 
     async def refresh(self, call: Call) -> None:
         """Take what other replicas have learnt of a call meanwhile."""
-        if self._vault.store.shared:
+        if self._shared:
             try:
                 kept = await self._vault.record(record_key(call.id))
             except StoreUnavailable:
@@ -91,7 +100,7 @@ class Calls:
         If another replica was faster, `step` is done once more, on what that one knows.
         """
         result = step(call)
-        if self._vault.store.shared:
+        if self._shared:
             await self._save(call, step)
         return result
 
@@ -114,12 +123,14 @@ class Calls:
 
     def _remember(self, call: Call) -> None:
         self._recent[call.id] = call
-        if len(self._recent) > self._most:
-            self._recent.popitem(last=False)
+        order = self._order
+        order.append(call.id)
+        if len(order) > self._most:
+            del self._recent[order.popleft()]
 
     async def _find(self, identifier: str) -> Call | None:
         known = self._known(identifier)
-        if not self._vault.store.shared:
+        if not self._shared:
             return known
         try:
             kept = await self._vault.record(record_key(identifier))
@@ -145,8 +156,7 @@ class Calls:
 
     async def _save(self, call: Call, step: Callable[[Call], object]) -> None:
         self._unsaved[call.id] = call
-        if len(self._unsaved) > self._most:
-            del self._unsaved[next(iter(self._unsaved))]
+        self._forget_most()
         try:
             for _ in range(_MOST_TRIES):
                 content = call.encode()
@@ -165,3 +175,7 @@ class Calls:
         except (StoreUnavailable, ValueError):
             return
         self._unsaved.pop(call.id, None)
+
+    def _forget_most(self) -> None:
+        if len(self._unsaved) > self._most:
+            del self._unsaved[next(iter(self._unsaved))]

@@ -26,7 +26,8 @@ from gateway.config.schema import (
     UpstreamTimeouts,
 )
 from gateway.config.secrets import SecretFault, SecretReference
-from gateway.config.values import Address, Endpoint, StoreAddress
+from gateway.config.store_url import StoreAddress
+from gateway.config.values import Address, Endpoint
 from gateway.config.watch import Watcher
 
 __all__ = [

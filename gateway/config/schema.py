@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
+from gateway.config.store_url import StoreAddress, StoreUrl
 from gateway.config.values import (
     Address,
     Code,
@@ -30,8 +31,6 @@ from gateway.config.values import (
     ResultCode,
     Seconds,
     ServerName,
-    StoreAddress,
-    StoreUrl,
     Text,
     TextSecret,
     TokenSecret,

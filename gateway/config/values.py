@@ -7,7 +7,6 @@ repeats a value in a message.
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -34,8 +33,6 @@ from gateway.model import Medium, Operation
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _PIN: Final = re.compile(r"sha256:((?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2})")
-_SQLITE: Final = b"SQLite format 3\0"
-_STORE_FORMS: Final = "must be memory:, sqlite:///path, redis://host:port/number or rediss://host:port/number"
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
@@ -95,7 +92,7 @@ def parse_address(value: Any) -> Address:
     bracketed = host != bare
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:  # noqa: PLR2004
         raise ValueError("must be host:port or unix:/path, with a port from 0 to 65535")
-    if bracketed != (":" in bare) or not _is_host(bare):
+    if bracketed != (":" in bare) or not is_host(bare):
         raise ValueError("must name a host before the port, an IPv6 address in brackets")
     return Address(kind="tcp", host=bare, port=int(port))
 
@@ -113,72 +110,13 @@ def _endpoint(value: Any) -> Endpoint:
         raise ValueError("must not carry a user or a password")
     if parts.path not in {"", "/"} or parts.query or parts.fragment or "?" in value or "#" in value:
         raise ValueError("must be https://host:port and nothing behind it; the paths are the interface's")
-    if not _is_host(host) or port == 0:
+    if not is_host(host) or port == 0:
         raise ValueError("must be https://host:port")
     return Endpoint(host=host, port=port if port is not None else 443)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAddress:
-    """Where the store is: `memory`, `sqlite` with a path, `redis` or `rediss` with host, port and database."""
-
-    kind: Literal["memory", "sqlite", "redis", "rediss"]
-    path: Path = Path()
-    host: str = ""
-    port: int = 0
-    database: int = 0
-
-    def __str__(self) -> str:
-        return self.kind
-
-
-def _store_address(value: Any, info: ValidationInfo) -> StoreAddress:
-    if not isinstance(value, str):
-        raise ValueError(_STORE_FORMS)  # noqa: TRY004 - pydantic takes no TypeError for a fault
-    if value == "memory:":
-        return StoreAddress("memory")
-    if value.startswith("sqlite:///"):
-        return StoreAddress("sqlite", path=_database(value.removeprefix("sqlite://"), info))
-    scheme, separator, rest = value.partition("://")
-    if not separator or scheme not in {"redis", "rediss"}:
-        raise ValueError(_STORE_FORMS)
-    if "@" in rest:
-        raise ValueError("must not carry a user or a password: they have keys of their own beside it")
-    try:
-        parts = urlsplit(value)
-        port = parts.port if parts.port is not None else 6379
-    except ValueError:
-        raise ValueError(_STORE_FORMS) from None
-    database = parts.path.removeprefix("/") or "0"
-    well_formed = database.isascii() and database.isdigit() and len(database) <= 4  # noqa: PLR2004 - 16 is the usual
-    if not _is_host(parts.hostname or "") or not port or not well_formed or parts.query or parts.fragment:
-        raise ValueError(_STORE_FORMS)
-    kind: Literal["redis", "rediss"] = "redis" if scheme == "redis" else "rediss"
-    return StoreAddress(kind, host=parts.hostname or "", port=port, database=int(database))
-
-
-def _database(value: str, info: ValidationInfo) -> Path:
-    """The path of an SQLite database that is there, or can be made. Raises `ValueError`."""
-    path = Path(value)
-    if "\0" in value or path.name in {"", ".."}:
-        raise ValueError("must be sqlite:// and the absolute path of a file")
-    if info.context is None:
-        return path
-    try:
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ValueError("the directory is not there, or can't be written to")
-        if path.exists() and not path.is_file():
-            raise ValueError("is no file")
-        with path.open("rb") if path.exists() else open(os.devnull, "rb") as file:  # noqa: PTH123 - as it is said
-            begins = file.read(len(_SQLITE))
-    except OSError as exc:
-        raise ValueError(f"the file can't be read: {exc.strerror or type(exc).__name__}") from None
-    if begins and begins != _SQLITE:
-        raise ValueError("the file is no SQLite database")
-    return path
-
-
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
+    """Whether that can be a host's name, or is an address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -187,7 +125,7 @@ def _is_host(host: str) -> bool:
 
 
 def _server_name(value: Any) -> Any:
-    if isinstance(value, str) and not _is_host(value):
+    if isinstance(value, str) and not is_host(value):
         raise ValueError("must be the name of a host, or an address")
     return value
 
@@ -279,18 +217,19 @@ def to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _text_schema(description: str, **more: Any) -> WithJsonSchema:
+def text_schema(description: str, **more: Any) -> WithJsonSchema:
+    """How a value that is written as text stands in the JSON Schema."""
     return WithJsonSchema({"type": "string", "description": description, **more})
 
 
-FilePath = Annotated[Path, PlainValidator(_file), _text_schema("Path of a file, relative to this file.")]
+FilePath = Annotated[Path, PlainValidator(_file), text_schema("Path of a file, relative to this file.")]
 ListenAddress = Annotated[
     Address,
     PlainValidator(parse_address),
-    _text_schema("host:port, [IPv6]:port or unix:/path; port 0 means any free port."),
+    text_schema("host:port, [IPv6]:port or unix:/path; port 0 means any free port."),
 ]
 EndpointUrl = Annotated[
-    Endpoint, PlainValidator(_endpoint), _text_schema("https://host:port of one NSLB address.", pattern="^https://")
+    Endpoint, PlainValidator(_endpoint), text_schema("https://host:port of one NSLB address.", pattern="^https://")
 ]
 _SECRET_SCHEMA: Final = WithJsonSchema(
     {
@@ -306,21 +245,16 @@ TokenSecret = Annotated[SecretReference, _secret_of(Kind.TOKEN), _SECRET_SCHEMA]
 FieldSecret = Annotated[SecretReference, _secret_of(Kind.FIELD), _SECRET_SCHEMA]
 TextSecret = Annotated[SecretReference, _secret_of(Kind.TEXT), _SECRET_SCHEMA]
 EncryptionKey = Annotated[SecretReference, _secret_of(Kind.ENCRYPTION_KEY), _SECRET_SCHEMA]
-StoreUrl = Annotated[
-    StoreAddress,
-    PlainValidator(_store_address),
-    _text_schema("memory:, sqlite:///path, redis://host:port/number or rediss://host:port/number."),
-]
 Locale = Annotated[str, Field(pattern=r"^[a-z]{2}(_[A-Z]{2})?$")]
 Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 Digest = Annotated[
-    bytes, PlainValidator(_digest), _text_schema("SHA-256 of the whole key.", pattern="^sha256:[0-9a-fA-F]{64}$")
+    bytes, PlainValidator(_digest), text_schema("SHA-256 of the whole key.", pattern="^sha256:[0-9a-fA-F]{64}$")
 ]
-Pin = Annotated[str, PlainValidator(_pin), _text_schema("SHA-256 of a DER certificate.", pattern="^sha256:")]
+Pin = Annotated[str, PlainValidator(_pin), text_schema("SHA-256 of a DER certificate.", pattern="^sha256:")]
 NotAfter = Annotated[
     datetime | None,
     PlainValidator(_not_after),
-    _text_schema("A date, whose day is the last one (UTC), or a time; the key holds no longer."),
+    text_schema("A date, whose day is the last one (UTC), or a time; the key holds no longer."),
 ]
 ServerName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_server_name)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]

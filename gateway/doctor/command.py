@@ -28,6 +28,7 @@ from gateway.upstream import CredentialGone, NotSent, Nslb, Reading, SentUnanswe
 
 _FABRIC_SECONDS: Final = 15.0
 _SKEW_SECONDS: Final = 30.0
+_NOTE_SECONDS: Final = 5.0
 _ADVICE: Final = {
     "unreachable": "Look at the lines of the API Fabric above; it may be overloaded.",
     "untrusted": "Look at the lines of the API Fabric above.",
@@ -92,7 +93,9 @@ async def _round(configuration: Configuration, report: Report, *, apply: bool) -
                 if endpoint in reached:
                     where = f"{subject} at {endpoint}"
                     shared = roster.vault.store.shared
-                    await _check(report, where, configuration, endpoint, account, apply=apply, shared=shared)
+                    await _check(
+                        report, where, configuration, endpoint, account, apply=apply and possible, shared=shared
+                    )
                 else:
                     report.skip(f"{subject} at {endpoint}", "check", "not reached")
     finally:
@@ -150,12 +153,17 @@ async def _store(roster: Roster, report: Report) -> bool:
             shelved = await roster.vault.token(account.source.key)
             if shelved is not None and shelved.token is None:
                 unreadable.append(name)
+        # One that has become read-only, or is full, answers every question.
+        note = f"doctor:{roster.vault.owner}"
+        written = await roster.vault.write(note, b"", after=0, seconds=_NOTE_SECONDS)
+        await roster.vault.erase(note, after=written)
     except StoreUnavailable as exc:
         report.fail(
             subject,
             "contents",
-            f"can't be reached ({exc})",
-            "Look at store.url, its password and TLS, and whether it is up. Gateways go on with the tokens they have.",
+            f"can't be used ({exc})",
+            "Look at store.url, its password and TLS, and whether it is up and can be written to. Gateways go on with "
+            "the tokens they have.",
         )
         return False
     if unreadable:
@@ -166,7 +174,7 @@ async def _store(roster: Roster, report: Report) -> bool:
             "Other gateways seal with a key that this one lacks: have the same store.encryption_keys everywhere.",
         )
         return False
-    report.ok(subject, "contents", "can be read")
+    report.ok(subject, "contents", "can be read and written")
     return True
 
 
@@ -229,7 +237,7 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
         await pool.close()
     _renewed(report, subject, account, verdict, shared=shared)
     if verdict.support is None:
-        _refused(report, subject, verdict)
+        _refused(report, subject, verdict, account)
     else:
         _supported(report, subject, verdict.support)
 
@@ -254,10 +262,15 @@ def _renewed(report: Report, subject: str, account: Account, verdict: Verdict, *
         report.warn(subject, "token", found, "It is known to no gateway: those that run obtain one at their next call.")
 
 
-def _refused(report: Report, subject: str, verdict: Verdict) -> None:
+def _refused(report: Report, subject: str, verdict: Verdict, account: Account) -> None:
     status = verdict.status
+    last = account.status()["last_refresh"]
     code = verdict.result_code if verdict.result_code is not None and verdict.result_code.isdigit() else "none"
-    if verdict.unauthorised:
+    if verdict.unauthorised and last is not None and last["reason"] is not None:
+        advice = f"The token is over, and there is no other ({last['reason']}). {_ADVICE.get(last['reason'], '')}"
+    elif verdict.unauthorised and account.source.renews and last is None:
+        advice = "The token is over, and another one was not applied for; a gateway would, at its next call."
+    elif verdict.unauthorised:
         advice = (
             "The token is not the present one of its user: put a new one in its place. If it was just applied for, "
             "something else applies for the same user, or the service was not bought."

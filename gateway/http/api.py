@@ -19,7 +19,7 @@ from gateway.auth import ApiKeys, presented
 from gateway.auth.credentials import Absence
 from gateway.http import dial, events, fields, form
 from gateway.http.answers import Answer, Answers
-from gateway.http.exchange import Exchange, Runtime
+from gateway.http.exchange import Common, Exchange, Runtime
 from gateway.model import Operation, Outcome, Principal
 from gateway.problems import Problem
 from gateway.telemetry import Record, Telemetry
@@ -28,7 +28,6 @@ from gateway.upstream import NotSent, SentUnanswered
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from gateway.calls import Bell
     from gateway.http.listener import CallerConnection
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -76,15 +75,12 @@ class CallersApi:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.runtime = runtime
-        self.body_timeout = body_timeout
-        self.draining = False
+        self.common = Common(Answers(wall), body_timeout)
         self.under_way = 0
         self._idle: asyncio.Event | None = None
-        self._bells: set[Bell] = set()
         self._left: set[asyncio.Task[Answer]] = set()
         self._telemetry = telemetry
         self._wall = wall
-        self._answers = Answers(wall)
 
     async def __call__(self, request: web.BaseRequest, refusal: Problem | None = None) -> Answer:
         """Answer one request, with the refusal if there is one already.
@@ -104,8 +100,8 @@ class CallersApi:
 
     def begin_draining(self) -> None:
         """Take nothing more, and end what only waits."""
-        self.draining = True
-        for bell in self._bells:
+        self.common.draining = True
+        for bell in self.common.bells:
             bell.ring()
 
     async def idle(self) -> None:
@@ -148,10 +144,11 @@ class CallersApi:
         if work.done() or record.operation is Operation.EVENTS:
             return await work
         # What is not sent by now never will be.
+        record.late = True
         problem = _TOO_LATE if record.sent else _NOT_IN_TIME
         told.append(problem)
         keep_alive = keep_alive and request.content.is_eof()
-        return self._answers.problem(problem, record.request_id, keep_alive=keep_alive)
+        return self.common.answers.problem(problem, record.request_id, keep_alive=keep_alive)
 
     def _ended(self, work: asyncio.Task[Answer], record: Record, told: list[Problem]) -> None:
         self._left.discard(work)
@@ -178,7 +175,7 @@ class CallersApi:
 
     def _keep_alive(self, request: web.BaseRequest) -> bool:
         # HTTP/1.0 keeps connections only by an agreement that proxies get wrong (RFC 9112, 9.3).
-        return request.keep_alive and request.version.minor > 0 and not self.draining
+        return request.keep_alive and request.version.minor > 0 and not self.common.draining
 
     async def _guarded(self, request: web.BaseRequest, record: Record, refusal: Problem | None, until: float) -> Answer:
         keep_alive = self._keep_alive(request)
@@ -215,12 +212,12 @@ class CallersApi:
             record.rejected = "overload"
         elif problem.type is problems.SHUTTING_DOWN:
             record.rejected = "draining"
-        return self._answers.problem(problem, record.request_id, keep_alive=keep_alive, bodiless=bodiless)
+        return self.common.answers.problem(problem, record.request_id, keep_alive=keep_alive, bodiless=bodiless)
 
     # --- the route, who calls, and whether they may
 
     async def _route(self, request: web.BaseRequest, record: Record, *, keep_alive: bool, until: float) -> Answer:
-        if self.draining:
+        if self.common.draining:
             raise Problem(problems.SHUTTING_DOWN, "The gateway is shutting down; another one will take it.")
         path, query = form.target(request)
         found = _tasks(path)
@@ -248,11 +245,8 @@ class CallersApi:
                 record,
                 runtime,
                 principal,
-                self._answers,
-                self.body_timeout,
+                self.common,
                 keep_alive,
-                lambda: self.draining,
-                self._bells,
                 identifier,
                 query,
                 until,

@@ -28,8 +28,8 @@ async def create(exchange: Exchange) -> Answer:
     """`POST /dial`."""
     request, record, principal = exchange.request, exchange.record, exchange.principal
     no_query(exchange)
-    wanted = body.dial_request(await body.take(request, exchange.body_timeout))
-    key = fields.idempotency_key(request.headers)
+    wanted = body.dial_request(await body.take(request, exchange.common.body_timeout))
+    key = fields.idempotency_key(request.headers) if "Idempotency-Key" in request.headers else None
     if wanted.medium not in principal.media:
         raise Problem(problems.FORBIDDEN, "This service may not use this medium.")
     record.media = wanted.medium
@@ -38,7 +38,15 @@ async def create(exchange: Exchange) -> Answer:
         return await _create_once(exchange, wanted, identifier, key)
     if principal.keyed:
         raise Problem(problems.MALFORMED_REQUEST, "This service must send an Idempotency-Key field.")
-    return _created(exchange, identifier, await _place(exchange, wanted, identifier))
+    return await _create(exchange, wanted, identifier)
+
+
+async def _create(exchange: Exchange, wanted: body.DialRequest, identifier: str) -> Answer:
+    """Create a call that cannot be asked for again."""
+    call = await exchange.runtime.desk.place(
+        wanted.medium, wanted.account, exchange.principal, identifier, exchange.record, exchange.until
+    )
+    return _created(exchange, identifier, orjson.dumps(call.document()))
 
 
 async def _create_once(exchange: Exchange, wanted: body.DialRequest, identifier: str, key: str) -> Answer:
@@ -51,7 +59,9 @@ async def _create_once(exchange: Exchange, wanted: body.DialRequest, identifier:
     if isinstance(first, Replay):
         return exchange.done(first.document, 201, f"Location: {first.location}\r\n{REPLAYED}")
     try:
-        document = await _place(exchange, wanted, identifier)
+        call = await exchange.runtime.desk.place(
+            wanted.medium, wanted.account, principal, identifier, exchange.record, exchange.until
+        )
     except Problem as problem:
         await first.failed(problem)
         raise
@@ -62,15 +72,9 @@ async def _create_once(exchange: Exchange, wanted: body.DialRequest, identifier:
         kind = problems.INTERNAL_AFTER_SENDING if exchange.record.sent else problems.INTERNAL
         await first.failed(Problem(kind, "The gateway failed; its log has the reason."))
         raise
+    document = orjson.dumps(call.document())
     await first.accepted(document, f"/dial/{identifier}")
     return _created(exchange, identifier, document)
-
-
-async def _place(exchange: Exchange, wanted: body.DialRequest, identifier: str) -> bytes:
-    """Place a call; the document that tells of it."""
-    desk, principal, record = exchange.runtime.desk, exchange.principal, exchange.record
-    call = await desk.place(wanted.medium, wanted.account, principal, identifier, record, exchange.until)
-    return orjson.dumps(call.document())
 
 
 def _created(exchange: Exchange, identifier: str, document: bytes) -> Answer:

@@ -42,7 +42,7 @@ async def events(exchange: Exchange) -> Answer:
     if _wants_stream(exchange.request):
         if call.over and call.after(after or 0) is None:
             # To a reader that comes back this says not to come again (HTML, 9.2.3, as for an `EventSource`).
-            return exchange.answers.nothing(record.request_id, keep_alive=exchange.keep_alive)
+            return exchange.common.answers.nothing(record.request_id, keep_alive=exchange.keep_alive)
         return await _stream(exchange, call, after or 0)
     return await _next(exchange, call, after)
 
@@ -60,7 +60,7 @@ async def _next(exchange: Exchange, call: Call, after: int | None) -> Answer:
     if happening is None and call.over and after is None and call.happenings:
         happening = call.happenings[-1]  # whoever asks again has not understood that it is over
     if happening is None or exchange.connection.left:
-        return exchange.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
+        return exchange.common.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
     if after is None and happening.number > call.told:
         told = happening.number
         await exchange.runtime.calls.change(call, lambda known: _tell(known, told))
@@ -73,7 +73,6 @@ def _tell(call: Call, number: int) -> None:
 
 async def _wait(exchange: Exchange, following: Following, bell: Bell, number: int) -> Happening | None:
     call, ended = following.call, following.ended
-    loop = asyncio.get_running_loop()
     while True:
         happening = call.after(number)
         if happening is not None or call.over:
@@ -84,7 +83,7 @@ async def _wait(exchange: Exchange, following: Following, bell: Bell, number: in
             if following.failure is not None:
                 raise following.failure
             return None
-        if exchange.connection.left or exchange.draining() or loop.time() >= exchange.until:
+        if exchange.connection.left or exchange.common.draining or bell.late:
             return None
         following.poll()
         await bell.wait()
@@ -97,11 +96,10 @@ def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]
     account = runtime.desk.accounts.of(call.account)
     bell = Bell()
     timer = None
-    loop = asyncio.get_running_loop()
-    exchange.bells.add(bell)
+    exchange.common.bells.add(bell)
     exchange.connection.watch(bell.ring)
     if exchange.until < float("inf"):
-        timer = loop.call_at(exchange.until, bell.ring)
+        timer = asyncio.get_running_loop().call_at(exchange.until, bell.ring_for_time)
     try:
         with runtime.followings.follow(call, account, bell) as following:
             polls = following.polls
@@ -114,7 +112,7 @@ def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]
                     record.server_address, record.server_port = polled.server_address, polled.server_port
     finally:
         exchange.connection.watch(None)
-        exchange.bells.discard(bell)
+        exchange.common.bells.discard(bell)
         if timer is not None:
             timer.cancel()
 
@@ -137,7 +135,7 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
                 await stream.write(_server_sent(call, happening))
             if call.over or stream.left:
                 break
-            if exchange.draining() or asyncio.get_running_loop().time() >= exchange.until:
+            if exchange.common.draining or bell.late:
                 await stream.write(_farewell("the gateway stops here, and the call goes on"))
                 break
             if following.superseded:
@@ -166,7 +164,7 @@ class _Writer:
 
     def begin(self) -> None:
         exchange = self._exchange
-        head = exchange.answers.stream_head(
+        head = exchange.common.answers.stream_head(
             exchange.record.request_id, chunked=self._chunked, keep_alive=exchange.keep_alive
         )
         self._connection.put(head, at_once=True)
@@ -179,7 +177,7 @@ class _Writer:
             await self._connection.ease()
 
     def end(self) -> Answer:
-        keep_alive = self._exchange.keep_alive and not self._exchange.draining() and not self.left
+        keep_alive = self._exchange.keep_alive and not self._exchange.common.draining and not self.left
         return Answer(200, b"0\r\n\r\n" if self._chunked else b"", keep_alive=keep_alive)
 
 

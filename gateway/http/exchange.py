@@ -5,8 +5,7 @@ Owns the words between the API and its handlers. Refuses rules of its own.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -19,8 +18,6 @@ from gateway.model import Outcome, Principal
 from gateway.telemetry import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
     from gateway.calls import Bell
@@ -44,26 +41,35 @@ class Runtime:
 
 
 @dataclass(slots=True)
+class Common:
+    """What all requests of the listener have in common.
+
+    `bells` are rung when the gateway begins to drain; `body_timeout` is in seconds.
+    """
+
+    answers: Answers
+    body_timeout: float
+    draining: bool = False
+    bells: set[Bell] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Exchange:
     """One request and all that belongs to it.
 
     `identifier` is the dial's of the path, `query` is behind its question mark (`None`: there is no question mark).
-    `until`, in seconds of the event loop's clock, is when the caller stops waiting. `draining` says whether the gateway
-    is; `ringing` rings a bell when it begins to, and takes it back.
+    `until`, in seconds of the event loop's clock, is when the caller stops waiting.
     """
 
     request: web.BaseRequest
     record: Record
     runtime: Runtime
     principal: Principal
-    answers: Answers
-    body_timeout: float
+    common: Common
     keep_alive: bool
-    draining: Callable[[], bool]
-    bells: set[Bell]
-    identifier: str = ""
-    query: str | None = None
-    until: float = math.inf
+    identifier: str
+    query: str | None
+    until: float
 
     @property
     def connection(self) -> CallerConnection:
@@ -74,4 +80,4 @@ class Exchange:
         """What was asked for was done, and this is the answer."""
         self.record.outcome = Outcome.ACCEPTED
         body = document if isinstance(document, bytes) else orjson.dumps(document)
-        return self.answers.json(status, body, self.record.request_id, fields=fields, keep_alive=self.keep_alive)
+        return self.common.answers.json(status, body, self.record.request_id, fields=fields, keep_alive=self.keep_alive)

@@ -65,7 +65,8 @@ class Store(Protocol):
         """Whether the process of the store object with that id still runs, and has its store open.
 
         An id is vouched for from the first answer of its store on; in Redis only while it listens, from the first
-        `None` that it heard. This object's own is always alive, and what is no id never.
+        `None` that it heard. This object's own is always alive, and what is no id never; but while it listens no more
+        itself, and for a moment after that, it can't tell who is dead, and takes everybody for alive.
         """
         ...
 

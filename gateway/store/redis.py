@@ -7,6 +7,7 @@ again by itself: what a lost answer means is for those who asked to know.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -34,6 +35,7 @@ _OWNER: Final = _PREFIX + "owner:"
 _ANSWER_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
+_RETURN_SECONDS: Final = 5.0  # more than a try to listen takes, with the pause before the next
 
 # The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
 # share. Fields of a token: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Fields of a
@@ -152,17 +154,22 @@ class _Credentials(CredentialProvider):
 
 
 class RedisStore:
-    """One Redis or Valkey server, version 5 or later."""
+    """One Redis or Valkey server, version 5 or later.
+
+    `return_seconds` is how long all who still run may take to listen again when the server has been away.
+    """
 
     shared = True
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, *, return_seconds: float = _RETURN_SECONDS) -> None:
         self.owner = new_owner()
+        self._return_seconds = return_seconds
         self._credentials = _Credentials(server)
         self._pool = ConnectionPool(
             connection_class=SSLConnection if server.tls else Connection, **_settings(server, self._credentials)
         )
         self._client = Redis(connection_pool=self._pool)
+        self._doubtful_until = -math.inf
         scripts = (_LEASE, _PUT, _RESEAL, _RELEASE, _WRITE, _ERASE)
         self._scripts = {script: self._client.register_script(script) for script in scripts}
 
@@ -209,19 +216,36 @@ class RedisStore:
         return bool(int(await self._script(_ERASE, _record(key), key, after)))
 
     async def alive(self, owner: str) -> bool:
-        """See `Store.alive`. The server sees at once when a process ends; it knows of none that does not listen."""
+        """See `Store.alive`. The server sees at once when a process ends; it knows of none that does not listen.
+
+        When it has been away it knows of nobody at first, and who has no more than lost it with us is not dead.
+        """
         if owner == self.owner:
             return True
         async with self._available():
             ((_, subscribers),) = await self._client.pubsub_numsub(_OWNER + owner)
-        return bool(subscribers)
+        return bool(subscribers) or time.monotonic() < self._doubtful_until
 
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """See `Store.listen`. What a server forgets it does not tell; its epoch, which it forgets as well, does."""
+        try:
+            await self._listen(heard)
+        except StoreUnavailable:
+            self._doubtful_until = math.inf
+            raise
+
+    async def close(self) -> None:
+        """Close all connections."""
+        async with self._available():
+            await self._client.aclose()
+            await self._pool.disconnect()
+
+    async def _listen(self, heard: Callable[[str | None], None]) -> None:
         channels = (_CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
         async with self._available(), self._client.pubsub() as subscription:
             await subscription.subscribe(*channels)
             await _confirmed(subscription, len(channels))
+            self._doubtful_until = min(self._doubtful_until, time.monotonic() + self._return_seconds)
             epoch = await self._epoch()
             heard(None)
             looked = time.monotonic()
@@ -234,12 +258,6 @@ class RedisStore:
                     if (present := await self._epoch()) != epoch:
                         epoch = present
                         heard(None)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        async with self._available():
-            await self._client.aclose()
-            await self._pool.disconnect()
 
     @contextlib.asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:

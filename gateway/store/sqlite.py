@@ -277,7 +277,9 @@ class SqliteStore:
         self._presence.show()
         if self._connection is None:
             # SQLite gives its side files the mode of the file, and makes that one readable by everybody.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE))
+            # Only one that is not there is opened like this: to close it would end this process' locks on it (POSIX).
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
             connection = sqlite3.connect(
                 self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )

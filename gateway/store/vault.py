@@ -21,6 +21,7 @@ from gateway.telemetry import Log, Metrics
 T = TypeVar("T")
 
 _AGAIN_SECONDS: Final = 0.5
+_FAILED_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,12 @@ class Vault:
         self.seal = seal
         self._reseals = reseals
         self.available = True
+        self._failing: dict[str, float] = {}
         self._store = store
         self._log = log
         self._metrics = metrics
         self._followers: dict[str, list[Callable[[], None]]] = {}
+        self._resealed: dict[str, tuple[int, Seal]] = {}
         self._unreadable: set[tuple[str, int]] = set()
         self._told_of_records = False
         metrics.store_available(available=True)
@@ -77,7 +80,9 @@ class Vault:
                 self._unreadable.add((key, stored.generation))
                 self._log.error("store.unreadable", generation=stored.generation)
             return Shelved(stored.generation, None)
-        if self._reseals and not current:
+        if self._reseals and not current and self._resealed.get(key) != (stored.generation, self.seal):
+            # Once: a replica that has the keys in another order does the same.
+            self._resealed[key] = (stored.generation, self.seal)
             sealed = self.seal.close(key, token)
             await self._do("reseal", self._store.reseal(key, sealed, generation=token.generation), refused=False)
         return Shelved(stored.generation, token)
@@ -149,7 +154,7 @@ class Vault:
             try:
                 await self._store.listen(self._heard)
             except StoreUnavailable as exc:
-                self._note(str(exc))
+                self._failed("listen", str(exc))
                 self._metrics.store_operation("listen", "unavailable")
             except Exception as exc:  # noqa: BLE001 - without news the gateway would go stale; the next turn is another try
                 self._log.fault(exc)
@@ -171,7 +176,7 @@ class Vault:
     # --- inside
 
     def _heard(self, key: str | None) -> None:
-        self._note(None)
+        self._worked("listen")
         if key is None:
             self.tell_all()
         else:
@@ -184,21 +189,32 @@ class Vault:
             result = await work
         except StoreUnavailable as exc:
             self._metrics.store_operation(operation, "unavailable", time.monotonic() - started)
-            self._note(str(exc))
+            self._failed(operation, str(exc))
             raise
-        self._note(None)
+        self._worked(operation)
         no = refused(result) if callable(refused) else refused is not None and result == refused
         self._metrics.store_operation(operation, "refused" if no else "success", time.monotonic() - started)
         return result
 
-    def _note(self, fault: str | None) -> None:
-        """The store could be reached, or could not, for that reason: told when it changes."""
-        available = fault is None
-        if available == self.available:
+    def _failed(self, operation: str, reason: str) -> None:
+        """That operation failed: the store is not available, which is told once."""
+        self._failing[operation] = time.monotonic()
+        if self.available:
+            self.available = False
+            self._metrics.store_available(available=False)
+            self._log.warning("store.unavailable", kind=self.kind, reason=reason)
+
+    def _worked(self, operation: str) -> None:
+        """That operation works: the store is available, unless another one failed a moment ago.
+
+        One that has become read-only, or is full, answers every other question.
+        """
+        if self.available:
             return
-        self.available = available
-        self._metrics.store_available(available=available)
-        if available:
+        self._failing.pop(operation, None)
+        late = time.monotonic() - _FAILED_SECONDS
+        self._failing = {other: at for other, at in self._failing.items() if at > late}
+        if not self._failing:
+            self.available = True
+            self._metrics.store_available(available=True)
             self._log.info("store.available", kind=self.kind)
-        else:
-            self._log.warning("store.unavailable", kind=self.kind, reason=fault)

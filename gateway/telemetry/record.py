@@ -32,7 +32,7 @@ class Record:
     """All that telemetry will know of one request; `started` is in seconds of the monotonic clock.
 
     `sent` says whether any of its bytes may have reached NSLB. `polls` counts the long polls that it shared with
-    others, whose attempts are counted elsewhere.
+    others, whose attempts are counted elsewhere. `late` says that the caller's time was over, and that it was told so.
     """
 
     # Most requests end with most of these as they are; set here, they cost nothing until they change.
@@ -46,6 +46,7 @@ class Record:
     authentication: tuple[str, str] | None = None
     sent = False
     polls = 0
+    late = False
     server_address: str | None = None
     server_port: int | None = None
     upstream_duration: float | None = None

@@ -47,6 +47,9 @@ class Account:
     ) -> None:
         self.name = name
         self.source = source
+        # The same for all replicas that call for this user, and no other: it has one current call. (The key of a token
+        # that a file brings begins anew with each new file.)
+        self.line = source.key if source.renews else hashlib.sha256(f"static\0{name}".encode()).hexdigest()
         self._log = log
         self._metrics = metrics
         self._wall = wall
@@ -151,12 +154,6 @@ class Account:
         self._sleep(now)
 
     @property
-    def line(self) -> str:
-        """What is the same for all replicas that call for this user, and no other: it has one current call."""
-        # The key of a token that a file brings begins anew with each new file.
-        return self.source.key if self.source.renews else hashlib.sha256(f"static\0{self.name}".encode()).hexdigest()
-
-    @property
     def generation(self) -> int:
         """The generation of the present token; 0 if there is none."""
         return self._life.generation
@@ -186,7 +183,8 @@ class Account:
         await self._sharing.looked()
 
     async def close(self) -> None:
-        """End what runs for it, giving it a moment to end by itself."""
+        """End what runs for it, giving it a moment to end by itself. Requests under way may still ask for a token."""
+        self.rest()
         self._sharing.leave()
         if self._timer is not None:
             self._timer.cancel()
@@ -196,8 +194,6 @@ class Account:
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
 
     def status(self) -> dict[str, Any]:
         """What `/status` says of it; never a secret. Times are in epoch seconds, ages in seconds."""
@@ -289,7 +285,7 @@ class Account:
         if before is None or user is None or user != user_of(before.value):
             self._session.end()
         self._settle()
-        if token.expires is not None:
+        if token.expires is not None and not self._resting:
             self._metrics.token_expires(self.name, token.expires)
         self._tell()
         self._sleep(self._wall())

@@ -26,8 +26,8 @@ from tests.benchmark.load import CannotMeasure
 from tests.benchmark.machine import CONTENDER_CORE, OTHER_CORE, Missing
 from tests.benchmark.sections import SECTIONS, Effort
 
-_WHOLE: Final = Effort(rounds=8, seconds=1.5, steady_rounds=5, steady_seconds=2.5, starts=5, batches=200)
-_QUICK: Final = Effort(rounds=3, seconds=0.8, steady_rounds=2, steady_seconds=1.5, starts=3, batches=50)
+_WHOLE: Final = Effort(rounds=8, seconds=1.5, steady_rounds=5, steady_seconds=2.5, starts=5, batches=200, streams=1000)
+_QUICK: Final = Effort(rounds=3, seconds=0.8, steady_rounds=2, steady_seconds=1.5, starts=3, batches=50, streams=200)
 _WHOLE_SECONDS: Final = 175
 _QUICK_SECONDS: Final = 44
 

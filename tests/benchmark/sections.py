@@ -29,6 +29,7 @@ from tests.benchmark.contenders import (
 )
 from tests.benchmark.figures import Figure, Target
 from tests.benchmark.load import CONNECTIONS, RATE, CannotMeasure, Latency, flood, steady
+from tests.benchmark.streams import follow, slowest
 
 _FEW_KEYS: Final = 10
 _KEYS: Final = 1_000
@@ -37,6 +38,7 @@ _SERVICES: Final = 100
 T = TypeVar("T")
 
 _MICRO: Final = 1e6
+_KIBI: Final = 1024
 _TIMES: Final = "×"  # noqa: RUF001 - it is meant
 _WARMING_SECONDS: Final = 0.5
 _SETTLING_SECONDS: Final = 1.2  # the gateway looks after its connections once a second
@@ -55,6 +57,7 @@ class Effort:
     steady_seconds: float
     starts: int
     batches: int
+    streams: int
     baseline: Path | None = None
 
 
@@ -165,12 +168,23 @@ def lookup(_: Path, effort: Effort) -> Iterator[Figure]:
         yield Figure(f"{name} ÷ unknown", best[name] / unknown, _TIMES, Target(1.05))
 
 
+def streams(scratch: Path, effort: Effort) -> Iterator[Figure]:
+    """Calls that are followed at once, each as a stream of its own."""
+    followed = follow(scratch, effort.streams)
+    count = effort.streams
+    yield Figure(f"resident, {count:,} calls dialled", followed.before, "MiB")
+    yield Figure(f"resident, {count:,} calls followed", followed.after, "MiB")
+    yield Figure("memory of a stream", (followed.after - followed.before) / count * _KIBI, "KiB", Target(100, 60))
+    yield Figure("an event to each reader, slowest ÷ median", slowest(followed), _TIMES, Target(3.0, 2.0))
+
+
 SECTIONS: Final[dict[str, Callable[[Path, Effort], Iterator[Figure]]]] = {
     "dial": dial,
     "keys": keys,
     "memory": memory,
     "start": start,
     "lookup": lookup,
+    "streams": streams,
 }
 
 

@@ -130,6 +130,16 @@ async def test_a_create_that_was_not_accepted_frees_the_account(farm: Farm, simu
     assert simulator.rings == 1
 
 
+async def test_an_undocumented_answer_keeps_the_account(farm: Farm, simulator: Simulator) -> None:
+    gateway = await farm.gateway(simulator, exclusive(farm, simulator))
+    simulator.fault(Fault("no-result-code", "create"))
+
+    assert (await gateway.dial()).json["outcome"] == "unknown"
+
+    assert busy(await gateway.dial())
+    assert simulator.rings == 1
+
+
 async def test_a_call_that_may_have_been_made_keeps_the_account_until_its_time_is_over(
     farm: Farm, simulator: Simulator
 ) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from gateway.simulator import Fault, Simulator
+from tests.calls.test_keys import durable
 from tests.calls.test_whole_call import BEARER, of
 from tests.harness import Farm, until
 
@@ -63,6 +66,25 @@ async def test_what_waits_for_a_connection_too_long_is_not_sent(farm: Farm, simu
     assert (second.status, second.json["outcome"]) == (503, "not_sent")
     await until(lambda: gateway.server.api.under_way == 0)
     assert len(simulator.creates()) == 1
+
+
+async def test_what_waits_for_the_store_too_long_is_not_sent(farm: Farm, simulator: Simulator) -> None:
+    gateway = await farm.gateway(simulator, durable(farm))
+    # There is a connection, so that nothing but the time stands between the store and NSLB.
+    await gateway.request("GET", "/dial/support", headers=BEARER)
+    headers = {"Request-Timeout": "0.1", "Idempotency-Key": "k"}
+    with closing(sqlite3.connect(farm.directory / "state.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = await gateway.dial(headers=headers)
+        other.execute("ROLLBACK")
+
+    assert (answer.status, answer.json["outcome"]) == (503, "not_sent")
+    await until(lambda: gateway.server.api.under_way == 0)
+    assert simulator.creates() == []
+    (line,) = of(gateway, "create")
+    assert (line["outcome"], line["http.response.status_code"]) == ("not_sent", 503)
+    # The key is free: nothing was sent for it.
+    assert (await gateway.dial(headers={"Idempotency-Key": "k"})).status == 201
 
 
 async def test_a_request_in_time_is_answered_as_ever(farm: Farm, simulator: Simulator) -> None:

@@ -289,9 +289,23 @@ async def test_a_store_that_cannot_be_reached_has_nothing_applied_for(clinic: Cl
     code, lines = await clinic.visit()
 
     assert code == 1
-    assert "Look at store.url" in told(lines, "FAIL", "store sqlite", "can't be reached")
+    assert "Look at store.url" in told(lines, "FAIL", "store sqlite", "can't be used")
     assert told(lines, "skip", "account applied", "token: not applied for") == ""
     assert clinic.simulator.fabric.apply_token_requests == 0
+
+
+async def test_a_token_that_is_over_is_told_with_why_there_is_no_other(clinic: Clinic) -> None:
+    clinic.durable()
+    assert (await clinic.visit())[0] == 0
+    clinic.simulator.expire("gateway-sales")
+
+    _, untouched = await clinic.visit("--no-apply")
+    clinic.simulator.fault(Fault("result-code", "applyToken", None, code="1"))
+    _, refused = await clinic.visit()
+
+    assert "was not applied for" in told(untouched, "FAIL", "account applied at", "HTTP 401")
+    assert "rejected" in told(refused, "FAIL", "account applied at", "HTTP 401")
+    assert "user_id" in told(refused, "FAIL", "account applied at", "HTTP 401")
 
 
 async def test_a_file_that_is_not_there_is_not_made(clinic: Clinic) -> None:

@@ -756,6 +756,40 @@ async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
         assert await store.get("dial:k") == Page(int(version), b"a")
 
 
+async def test_nobody_is_taken_for_dead_because_the_server_was_away(tmp_path: Path, unused_tcp_port: int) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port) as server, AsyncExitStack() as stack:
+        one, other = (RedisStore(RedisServer("127.0.0.1", unused_tcp_port), return_seconds=0.5) for _ in range(2))
+        heard: list[str | None] = []
+
+        listening: list[asyncio.Task[None]] = []
+
+        def listen(store: Store) -> None:
+            heard.clear()
+            listening.append(asyncio.create_task(store.listen(heard.append)))
+            stack.callback(listening[-1].cancel)
+
+        for store in (one, other):
+            stack.push_async_callback(store.close)
+        for store in (one, other):
+            listen(store)
+            await until(lambda: heard)
+        assert not await other.alive("0" * 32)
+        server.stop()
+        assert [type(end) for end in await asyncio.gather(*listening, return_exceptions=True)] == [StoreUnavailable] * 2
+        await server.start()
+
+        # It knows nobody, neither before we listen to it again nor when we are the first who do.
+        assert await other.alive(one.owner)
+        listen(other)
+        await until(lambda: heard)
+        assert await other.alive(one.owner)
+        listen(one)
+        await until(lambda: heard)
+        while await other.alive("0" * 32):
+            await asyncio.sleep(0.01)
+        assert await other.alive(one.owner)
+
+
 async def test_what_the_dead_left_behind_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / f"state.db-owner-{'0' * 32}"
     left.touch()
