@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 import jsonschema
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from gateway.openapi import document
@@ -44,7 +44,7 @@ def absolute(part: Any) -> Any:
 
 def validator(schema: Any) -> jsonschema.Draft202012Validator:
     """A validator of a schema of the document."""
-    resource = Resource(contents=absolute(document()), specification=DRAFT202012)
+    resource = DRAFT202012.create_resource(absolute(document()))
     registry: Registry[Any] = Registry().with_resource(_URI, resource)
     return jsonschema.Draft202012Validator(absolute(schema), registry=registry)
 

@@ -124,16 +124,16 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
         "send it again after `Retry-After`",
     ),
     ("upstream-unreachable", "not_sent"): (
-        "no endpoint could be connected to",
+        "no endpoint could be connected to, or the caller's time was over before anything was sent",
         "send it again after `Retry-After`, a few times, further and further apart",
     ),
     ("overloaded", "not_sent"): (
         "all connections to NSLB stayed in use",
-        "the same",
+        "send it again after `Retry-After`",
     ),
     ("shutting-down", "not_sent"): (
         "the gateway is stopping",
-        "the same, over a new connection",
+        "send it again after `Retry-After`, over a new connection",
     ),
     ("upstream-timeout", "unknown"): (
         "no answer in time",

@@ -19,7 +19,7 @@ from gateway.openapi.parts import answer, code_block, curl, example_of, properti
 
 Json = Mapping[str, Any]
 
-STYLE: Final = files("gateway.openapi").joinpath("page.css").read_text(encoding="utf-8")
+STYLE: Final = files("gateway").joinpath("openapi", "page.css").read_text(encoding="utf-8")
 _DIGEST: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode("ascii")
 PAGE_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; "

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from gateway import __version__
+from gateway.openapi import document_json
 from gateway.simulator import Fault, Simulator
 from tests.harness import KEY, Farm, settings, until
 from tests.running import COMMAND, Process
@@ -208,6 +209,13 @@ def test_a_key_is_made_and_digested() -> None:
 def test_version_and_schema_are_printed() -> None:
     assert run("version").stdout.strip() == __version__
     assert json.loads(run("schema").stdout)["type"] == "object"
+
+
+def test_the_openapi_document_is_printed() -> None:
+    printed = run("openapi")
+
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout.encode() == document_json()
 
 
 def test_the_demo_makes_a_whole_call_and_ends() -> None:
