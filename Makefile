@@ -15,10 +15,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 CODE := gateway tests .ci
 
+# Beyond a few the tests, each with servers of its own, wait for one another more than for the processors.
+SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4
+
 ifdef COVERAGE
-PYTEST := $(BIN)/coverage run -m pytest
+PYTEST := $(BIN)/coverage run -m pytest $(SIDE_BY_SIDE)
 else
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
 .PHONY: help setup demo test check check-style check-types check-imports check-lock mutants benchmark lock format wheel-test clean
