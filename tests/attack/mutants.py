@@ -562,7 +562,7 @@ MUTANTS: Final = (
     Mutant(
         "an exclusive account has one call",
         "gateway/calls/lines.py",
-        "if found.until > self._wall():\n",
+        "if found.until > now:\n",
         "if found.until < 0:\n",
         f"{BUSY} -k one_call_each",
     ),
