@@ -57,7 +57,7 @@ class Gateway:
             self._lines,
             vault,
             telemetry,
-            lambda: new_record(telemetry.monotonic),
+            lambda: new_record(telemetry),
             _nslb(upstream, *self._pools),
             upstream.timeouts.events,
         )

@@ -165,11 +165,15 @@ class Credential:
 
 @dataclass(slots=True)
 class Trace:
-    """Where a request stands in a distributed trace (W3C Trace Context): ids in lower-case hexadecimal."""
+    """Where a request stands in a distributed trace (W3C Trace Context): ids in lower-case hexadecimal.
+
+    `parent_id` is the caller's span, if it has one.
+    """
 
     trace_id: str
     span_id: str
     flags: str
+    parent_id: str | None = None
 
     def traceparent(self) -> str:
         """The field value that continues the trace from here."""

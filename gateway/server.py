@@ -17,17 +17,20 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from gateway import __version__
 from gateway.app import Gateway
-from gateway.config import Address, Configuration, ConfigurationError, Loaded, Watcher, load
+from gateway.config import Address, Configuration, ConfigurationError, Loaded, Watcher, load, traced
 from gateway.http import CallersApi, CallersServer, Health, Limits, operators_application
 from gateway.listening import bound, callers_tls, listen, load_chain, make_room
 from gateway.telemetry import LineWriter, Log, Metrics, Output, Telemetry
 from gateway.telemetry.logs import BinarySink, capture_libraries, loop_exception_handler
+
+if TYPE_CHECKING:
+    from gateway.telemetry.traces import Traces
 
 _TICK_SECONDS: Final = 1.0
 _RETRY_TICKS: Final = 10
@@ -61,6 +64,7 @@ class Server:
         self._rejected: list[str] | None = None
         self._retry_in = 0
         self._tls: ssl.SSLContext | None = None
+        self._traces: Traces | None = None
         self._gateway: Gateway
         self._callers: CallersServer
         self._listener: asyncio.Server
@@ -76,7 +80,11 @@ class Server:
         configuration = loaded.configuration
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(loop_exception_handler(self.log))
-        telemetry = Telemetry(self.log, self._metrics, time.monotonic)
+        if traced(self._environ):
+            from gateway.telemetry.traces import Traces  # noqa: PLC0415 - an extra, and heavy
+
+            self._traces = Traces(__version__, "http" if configuration.listen.tls is None else "https")
+        telemetry = Telemetry(self.log, self._metrics, time.monotonic, self._traces)
         self._gateway = Gateway(configuration, telemetry, loop)
         self._callers = CallersServer(self._gateway.api, _limits(configuration), loop)
         application = operators_application(self._health, self._metrics, self._gateway.status)
@@ -143,6 +151,8 @@ class Server:
         await self._operators.cleanup()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
+        if self._traces is not None:
+            await self._traces.finish(_LAST_SECONDS)
         self.log.info("gateway.stopped")
         self.log.flush()
         if self._output is not None:

@@ -27,6 +27,7 @@ from gateway.config.schema import (
 )
 from gateway.config.secrets import SecretFault, SecretReference
 from gateway.config.store_url import StoreAddress
+from gateway.config.tracing import traced
 from gateway.config.values import Address, Endpoint
 from gateway.config.watch import Watcher
 
@@ -58,4 +59,5 @@ __all__ = [
     "Watcher",
     "json_schema",
     "load",
+    "traced",
 ]

@@ -22,6 +22,7 @@ from gateway.config.files import open_to_read
 from gateway.config.positions import Document
 from gateway.config.schema import Configuration
 from gateway.config.together import together, value_at
+from gateway.config.tracing import tracing_faults
 
 _NAME_SHOWN: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _KEY_LIKE: Final = re.compile(r"dgw_|(?=.*\d)(?:(?=.*[A-Z])[A-Za-z0-9_-]{24,}|[0-9A-Fa-f-]{24,})")
@@ -93,6 +94,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Loaded:
             # What could not be read has been told, and stands for nothing.
             if error["loc"] not in unread
         ]
+    faults += [Fault(name, 1, 1, "", message) for message in tracing_faults(environ)]
     said = {fault.path for fault in faults}
     for where, message in together(document.data, directory):
         fault = _fault(name, document, where, message)

@@ -112,7 +112,7 @@ class CallersApi:
 
     def refuse_unparsed(self, problem: Problem, client_address: str | None) -> Answer:
         """Answer a request that could not be parsed, so that there is none to speak of."""
-        record = Record(self._telemetry.monotonic(), *fields.identify(None, None))
+        record = fields.new_record(self._telemetry)
         record.client_address = client_address
         answer = self._conclude(problem, record, keep_alive=False, bodiless=False)
         record.status = answer.status
@@ -163,8 +163,7 @@ class CallersApi:
 
     def _observe(self, request: web.BaseRequest) -> Record:
         headers = request.headers
-        request_id, trace = fields.identify(headers.get("X-Request-ID"), headers.get("traceparent"))
-        record = Record(self._telemetry.monotonic(), request_id, trace)
+        record = self._telemetry.begin(*fields.identify(headers.get("X-Request-ID"), headers.get("traceparent")))
         method = request.method
         record.method = method if method in _METHODS else _OTHER_METHOD
         address = request.remote

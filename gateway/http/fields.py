@@ -7,14 +7,13 @@ problem, what would otherwise be understood as something else than was meant.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from gateway import problems
 from gateway.http.entropy import ENTROPY
 from gateway.model import Trace
 from gateway.problems import Problem
-from gateway.telemetry import Record
+from gateway.telemetry import Record, Telemetry
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -45,9 +44,9 @@ def identify(claimed: str | None, traceparent: str | None) -> tuple[str, Trace]:
     return claimed, _continued(traceparent, fresh[64:]) or Trace(fresh[32:64], fresh[64:], "00")
 
 
-def new_record(monotonic: Callable[[], float]) -> Record:
+def new_record(telemetry: Telemetry) -> Record:
     """The record of a request that is nobody's but our own."""
-    return Record(monotonic(), *identify(None, None))
+    return telemetry.begin(*identify(None, None))
 
 
 def _continued(traceparent: str, span_id: str) -> Trace | None:
@@ -59,7 +58,7 @@ def _continued(traceparent: str, span_id: str) -> Trace | None:
         and match[3] != _NO_SPAN
         and (match[5] is None or match[1] != "00")
     ):
-        return Trace(match[2], span_id, match[4] if match[1] == "00" else "00")
+        return Trace(match[2], span_id, match[4] if match[1] == "00" else "00", match[3])
     return None
 
 

@@ -1,31 +1,43 @@
 """The one record of a request, from its arrival to its answer, and the one place where it is closed.
 
 Owns what is known of a request while it runs; when it is closed, exactly one log line and one update of the
-metrics come out of it. Refuses to hold a credential, a header, a body or a target: what is not in the record
-can't leak from it.
+metrics come out of it, and its spans if it is traced. Refuses to hold a credential, a header, a body or a target: what
+is not in the record can't leak from it.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.model import Operation, Outcome, Trace
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import NONE, Metrics
+
+if TYPE_CHECKING:
+    from gateway.telemetry.traces import Traces
 
 _ERROR_STATUS: Final = 500
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at one endpoint; `duration` in seconds from the first byte written, 0 when none was."""
+    """One try at one endpoint; `duration` in seconds from the first byte written, 0 when none was.
+
+    `status` is its HTTP status, if it had an answer. Of a request that is traced, `span_id` is what the endpoint was
+    told, and `ended` is in seconds of the monotonic clock.
+    """
 
     endpoint: str
     outcome: Outcome
     result_code: str | None
     duration: float
+    status: int = 0
+    span_id: str = ""
+    ended: float = 0.0
 
 
 class Record:
@@ -47,6 +59,7 @@ class Record:
     sent = False
     polls = 0
     late = False
+    traced = False
     server_address: str | None = None
     server_port: int | None = None
     upstream_duration: float | None = None
@@ -61,10 +74,21 @@ class Record:
         self.request_id = request_id
         self.trace = trace
         self.attempts: list[Attempt] = []
+        self._span_id = ""
+
+    def traceparent(self) -> str:
+        """What an endpoint is told of the trace: the attempt's place in it if it is traced, else the request's."""
+        if not self.traced:
+            return self.trace.traceparent()
+        self._span_id = new_span_id()
+        return Trace(self.trace.trace_id, self._span_id, self.trace.flags).traceparent()
 
     def tried(self, attempt: Attempt, address: str, port: int) -> None:
         """Note one try at one endpoint; what the last one met is what the log line tells."""
         self.attempts.append(attempt)
+        if self.traced:
+            attempt.span_id, self._span_id = self._span_id, ""
+            attempt.ended = time.monotonic()
         self.server_address = address
         self.server_port = port
         if attempt.outcome is not Outcome.NOT_SENT:
@@ -72,22 +96,37 @@ class Record:
 
 
 class Telemetry:
-    """Takes closed records to their sinks."""
+    """Makes records, and takes them to their sinks when they are closed."""
 
-    def __init__(self, log: Log, metrics: Metrics, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Log, metrics: Metrics, monotonic: Callable[[], float], traces: Traces | None = None
+    ) -> None:
         self.log = log
         self.metrics = metrics
         self.monotonic = monotonic
+        self._traces = traces
+
+    def begin(self, request_id: str, trace: Trace) -> Record:
+        """The record of a request that begins."""
+        record = Record(self.monotonic(), request_id, trace)
+        if self._traces is not None:
+            self._traces.begin(record)
+        return record
 
     def close(self, record: Record) -> None:
-        """Write the log line of a request and count it. Once for each request, at its very end."""
-        duration = self.monotonic() - record.started
+        """Write the log line of a request, count it, and export its spans. Once for each, at its very end."""
+        now = self.monotonic()
+        duration = now - record.started
         self._count(record, duration)
         self._write(record, duration)
+        if record.traced and self._traces is not None:
+            self._traces.close(record, now)
 
     def polled(self, record: Record) -> None:
-        """Count the attempts of a long poll, which is nobody's request."""
+        """Count the attempts of a long poll, which is nobody's request, and export its spans."""
         self._count_attempts(record)
+        if record.traced and self._traces is not None:
+            self._traces.close(record, self.monotonic())
 
     def _count(self, record: Record, duration: float) -> None:
         metrics = self.metrics
@@ -138,6 +177,11 @@ class Telemetry:
         if record.upstream_duration is not None:
             line["upstream.duration"] = round(record.upstream_duration, 6)
         self.log.request(line)
+
+
+def new_span_id() -> str:
+    """An id for a span: 16 hexadecimal digits that are not all 0 (W3C Trace Context, 3.2.2.4)."""
+    return f"{random.randrange(1, 1 << 64):016x}"  # noqa: S311 - it must be of its own, and is no secret
 
 
 def _event(record: Record) -> str:

@@ -93,7 +93,7 @@ class Nslb:
         record: Record,
         until: float,
     ) -> Verdict:
-        told = f"\r\nX-Request-ID: {record.request_id}\r\ntraceparent: {record.trace.traceparent()}"
+        told = f"\r\nX-Request-ID: {record.request_id}"
         if record.client_address is not None:
             told += f"\r\nX-Forwarded-For: {record.client_address}"
         rest = told.encode("ascii")
@@ -106,7 +106,8 @@ class Nslb:
             if sent is None:
                 return None
             field = b"\r\nccmessaging-token: " + sent.secrets[0].reveal() if self._token_header else b""
-            return b"".join((heads[endpoint.name], sent.cookie, rest, field, tail))
+            trace = b"\r\ntraceparent: " + record.traceparent().encode("ascii")
+            return b"".join((heads[endpoint.name], sent.cookie, rest, trace, field, tail))
 
         waits = operation is Operation.EVENTS
         pool, timeout = (self._polls, self._poll_timeout) if waits else (self._pool, self._timeout)
@@ -116,7 +117,7 @@ class Nslb:
         verdict.generation = sent.generation
         verdict.duration = duration
         record.tried(
-            Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration),
+            Attempt(endpoint.name, verdict.outcome, verdict.result_code, duration, reply.status),
             endpoint.host,
             endpoint.port,
         )
