@@ -43,7 +43,7 @@ def prose(text: str) -> Html:
     parts: list[str] = []
     end = 0
     for mark in _MARKS.finditer(text):
-        parts += [text[end : mark.start()], element("code", mark[1]) if mark[1] else element("strong", mark[2])]
+        parts += [text[end : mark.start()], element("code", mark[1]) if mark[1] else element("strong", prose(mark[2]))]
         end = mark.end()
     return join(*parts, text[end:])
 

@@ -87,6 +87,8 @@ async def test_the_page_shows_every_operation_and_every_problem(gateway: Harness
     assert operations <= identifiers
     for kind in TABLE:
         assert f"<code>{kind.code}</code>" in answer.body.decode()
+    # No mark of the document's own prose is left as it was written there.
+    assert not re.search(r"`|\*\*", answer.body.decode())
 
 
 async def test_the_page_loads_nothing_and_runs_nothing(gateway: Harness) -> None:
