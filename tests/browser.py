@@ -77,6 +77,8 @@ class Page:
                 self.complaints.append(str(parameters))
             case {"method": "Page.loadEventFired"}:
                 self._shown = True
+            case _:
+                pass  # what else it tells is not asked for
         return message
 
 
