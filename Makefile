@@ -13,7 +13,7 @@ MAKEFLAGS += --no-print-directory
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
-CODE := gateway tests .ci
+CODE := gateway tests deploy .ci
 
 # Beyond a few the tests, each with servers of its own, wait for one another more than for the processors.
 SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4
@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock mutants benchmark lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock mutants benchmark stack lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -61,7 +61,10 @@ check-types: $(READY) ## type check, strictly
 check-imports: $(READY) ## look at the layers, the modules and the words that must not be in the tree
 	$(BIN)/python -m tests.unit.test_imports
 
-check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
+check-stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, callers and Prometheus, on this machine
+	@$(BIN)/python -m deploy.local $(ARGS)
+
+lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
@@ -69,6 +72,9 @@ mutants: $(READY) ## delete each security check in turn, and see that a test fai
 
 benchmark: $(READY) ## measure against nginx and others on this machine
 	@$(BIN)/python -m tests.benchmark $(ARGS)
+
+stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, callers and Prometheus, on this machine
+	@$(BIN)/python -m deploy.local $(ARGS)
 
 lock: $(READY) ## make requirements.lock anew from pyproject.toml
 	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
