@@ -61,10 +61,7 @@ check-types: $(READY) ## type check, strictly
 check-imports: $(READY) ## look at the layers, the modules and the words that must not be in the tree
 	$(BIN)/python -m tests.unit.test_imports
 
-check-stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, callers and Prometheus, on this machine
-	@$(BIN)/python -m deploy.local $(ARGS)
-
-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
+check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
