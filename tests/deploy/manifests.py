@@ -1,0 +1,155 @@
+"""The manifests as the cluster would get them, and what must hold of them that no schema says.
+
+Owns the rendering, and the rules of Pod Security (restricted) and of names that must agree. Refuses to know what an
+overlay is for.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.conftest import need
+
+ROOT: Final = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
+# What people make themselves, because it holds secrets or is theirs (README, "In Kubernetes").
+GIVEN: Final = frozenset({"dial-gateway-ca", "dial-gateway", "dial-gateway-tls", "application"})
+Manifest = dict[str, Any]
+
+
+def rendered(directory: Path) -> list[Manifest]:
+    """The manifests of an overlay."""
+    done = subprocess.run(
+        [need("kubectl"), "kustomize", str(directory)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def template(manifest: Manifest) -> Manifest | None:
+    """The pod template of a workload."""
+    found: Manifest | None = manifest.get("spec", {}).get("template")
+    return found
+
+
+def containers(pod: Manifest) -> list[Manifest]:
+    """All containers of a pod's specification."""
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def insecure(pod: Manifest) -> Iterator[str]:
+    """What Pod Security's profile `restricted` would refuse of a pod, and a root that can be written to."""
+    shared = pod.get("securityContext", {})
+    for name in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.get(name):
+            yield name
+    if pod.get("automountServiceAccountToken") is not False:
+        yield "a token of the cluster that nothing here needs"
+    for volume in pod.get("volumes", ()):
+        if not volume.keys() & {"configMap", "secret", "emptyDir", "projected"}:
+            yield f"volume {volume['name']}"
+    for container in containers(pod):
+        own = container.get("securityContext", {})
+        both = shared | own
+        wanted = {
+            "runAsNonRoot": both.get("runAsNonRoot") is True and both.get("runAsUser", 0) > 0,
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+            "seccompProfile": both.get("seccompProfile", {}).get("type") in {"RuntimeDefault", "Localhost"},
+            "privileged": not own.get("privileged"),
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "hostPort": not any("hostPort" in port for port in container.get("ports", ())),
+        }
+        yield from (f"{container['name']}: {name}" for name, right in wanted.items() if not right)
+
+
+def disagreements(manifests: list[Manifest]) -> Iterator[str]:
+    """Names that lead nowhere: of labels, ports, volumes, configuration and workloads."""
+    pods = [pod for manifest in manifests if (pod := template(manifest))]
+    made = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+    for manifest in manifests:
+        where = f"{manifest['kind']} {manifest['metadata']['name']}"
+        spec = manifest.get("spec", {})
+        if (pod := template(manifest)) is not None:
+            selector = spec.get("selector", {}).get("matchLabels", {})
+            if not matches(selector, pod["metadata"]["labels"]) or (manifest["kind"] == "Deployment" and not selector):
+                yield f"{where}: its selector"
+            yield from (f"{where}: {name}" for name in dangling(pod["spec"], made))
+        elif manifest["kind"] == "ServiceMonitor":
+            yield from (f"{where}: {port}" for port in unserved(spec, manifests))
+        elif manifest["kind"] == "HorizontalPodAutoscaler":
+            if not any(is_target(spec["scaleTargetRef"], other) for other in manifests):
+                yield f"{where}: its target"
+        elif (chosen := chosen_by(manifest)) is not None:
+            selector, wanted = chosen
+            found = [pod for pod in pods if matches(selector, pod["metadata"]["labels"])]
+            if not found:
+                yield f"{where}: it chooses no pod"
+            for pod in found:
+                names = {port["name"] for one in containers(pod["spec"]) for port in one.get("ports", ())}
+                yield from (f"{where}: {port}" for port in wanted if port not in names)
+
+
+def chosen_by(manifest: Manifest) -> tuple[dict[str, str], list[str]] | None:
+    """The labels of the pods that a manifest chooses, and the names of the ports that it wants of them."""
+    spec = manifest.get("spec", {})
+    match manifest["kind"]:
+        case "Service":
+            return spec["selector"], [port["targetPort"] for port in spec["ports"]]
+        case "NetworkPolicy":
+            wanted = [port["port"] for rule in spec["ingress"] for port in rule["ports"]]
+            return spec["podSelector"]["matchLabels"], wanted
+        case "PodDisruptionBudget":
+            return spec["selector"]["matchLabels"], []
+        case "PodMonitor":
+            return spec["selector"]["matchLabels"], [endpoint["port"] for endpoint in spec["podMetricsEndpoints"]]
+        case _:
+            return None
+
+
+def unserved(monitor: Manifest, manifests: list[Manifest]) -> Iterator[str]:
+    """The ports of a ServiceMonitor that none of its Services has."""
+    names = {
+        port["name"]
+        for service in manifests
+        if service["kind"] == "Service" and matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+        for port in service["spec"]["ports"]
+    }
+    yield from (endpoint["port"] for endpoint in monitor["endpoints"] if endpoint["port"] not in names)
+
+
+def is_target(reference: dict[str, str], manifest: Manifest) -> bool:
+    """Whether a reference is to this manifest."""
+    return reference == {
+        "apiVersion": manifest["apiVersion"],
+        "kind": manifest["kind"],
+        "name": manifest["metadata"]["name"],
+    }
+
+
+def dangling(pod: Manifest, made: set[str]) -> Iterator[str]:
+    """Mounts without a volume, volumes without a source, probes without a port."""
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
+    for volume in volumes.values():
+        source = volume.get("configMap", {}).get("name") or volume.get("secret", {}).get("secretName")
+        if source is not None and source not in made | GIVEN:
+            yield f"{source} is made by nobody"
+    for container in containers(pod):
+        ports = {port["name"] for port in container.get("ports", ())}
+        for mount in container.get("volumeMounts", ()):
+            if mount["name"] not in volumes:
+                yield f"{mount['name']} is no volume"
+            if "subPath" in mount:
+                yield f"{mount['mountPath']} would never be renewed"
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            if probe in container and container[probe]["httpGet"]["port"] not in ports:
+                yield f"{container['name']}: {probe}"
+
+
+def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    """Whether a selector chooses these labels."""
+    return selector.items() <= labels.items()
