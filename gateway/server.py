@@ -140,11 +140,12 @@ class Server:
         self._health.draining = True
         api = self._gateway.api
         api.begin_draining()
-        self._ticker.cancel()
         self._listener.close()
+        # A caller that fetches nothing must be cut off now as ever, and the store told of what it could not take.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._gateway.configuration.drain_seconds):
                 await api.idle()
+        self._ticker.cancel()
         self._callers.pre_shutdown()
         await self._callers.shutdown(timeout=_LAST_SECONDS)
         await self._gateway.close()
@@ -287,7 +288,8 @@ class Server:
             self._metrics.loop_was_late(loop.time() - expected)
             try:
                 self.tend()
-                await self.look()
+                if not self._health.draining:
+                    await self.look()
             except Exception as exc:  # noqa: BLE001 - the next second is another try; without it nothing is tended
                 self.log.fault(exc)
 

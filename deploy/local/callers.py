@@ -45,7 +45,7 @@ class Callers:
         """Call until cancelled."""
         async with contextlib.AsyncExitStack() as opened:
             clients = [
-                await opened.enter_async_context(DialClient(f"http://{address}", key, attempts=2))
+                await opened.enter_async_context(DialClient(f"http://{address}", key, attempts=2, lasting_store=True))
                 for address in self._gateways
                 for key in self._keys.values()
             ]

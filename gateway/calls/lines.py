@@ -7,6 +7,7 @@ it is free.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,6 +54,7 @@ class Lines:
         self._shared = vault.store.shared
         self._known: dict[str, _Line] = {}
         self._current: dict[str, str] = {}
+        self._sending: dict[str, dict[str, asyncio.Event]] = {}  # calls that may be made by now
         self._latest: dict[str, str] = {}  # what this process put on a line last, whether the store knows of it or not
         self._owed: dict[tuple[str, str | None], tuple[str | None, float]] = {}  # the arguments of `_set`
 
@@ -84,6 +86,21 @@ class Lines:
         """Free a line whose call was not accepted: the call before is the current one."""
         await self._set(hold.line, hold.before, only=hold.call)
 
+    def sending(self, line: str, call: str) -> None:
+        """A call is asked for on a line that others may use as well: from now on NSLB may mean it."""
+        self._sending.setdefault(line, {})[call] = asyncio.Event()
+
+    def sent(self, line: str, call: str) -> None:
+        """It is known what became of that call, and the line has it if it may have been made."""
+        calls = self._sending[line]
+        calls.pop(call).set()
+        if not calls:
+            del self._sending[line]
+
+    def contested(self, line: str) -> bool:
+        """Whether a call is asked for, here, on a line that others use as well."""
+        return line in self._sending
+
     def note(self, line: str, call: str) -> bool:
         """Like `occupy`, if nobody else has to know of it; whether that is so."""
         if self._shared:
@@ -111,7 +128,12 @@ class Lines:
             await self._set(line, call, only=call)
 
     async def current(self, line: str) -> str | None:
-        """The call that NSLB means by what it says of this line, as far as anybody knows."""
+        """The call that NSLB means by what it says of this line, as far as anybody knows.
+
+        Waits until it is known what became of those that are asked for now.
+        """
+        for settled in list(self._sending.get(line, {}).values()):
+            await settled.wait()
         if (call := self._current.get(line)) is not None:
             return call
         try:

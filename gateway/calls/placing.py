@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from gateway import problems
 from gateway.calls.asking import asked
@@ -56,10 +56,10 @@ class Accounts:
         if wanted is not None and wanted not in principal.accounts:
             raise Problem(problems.FORBIDDEN, "This service may not use this account.")
 
-    def candidates(self, principal: Principal, wanted: str | None) -> Iterator[Seat]:
+    def candidates(self, principal: Principal, wanted: str | None, *, looking: bool = False) -> Iterator[Seat]:
         """The account that was asked for, or all of the service's: the next one in turn first, if it has a token.
 
-        Raises `Problem`, like `check`.
+        Whoever is only `looking` takes no turn. Raises `Problem`, like `check`.
         """
         self.check(principal, wanted)
         if wanted is not None:
@@ -68,7 +68,8 @@ class Accounts:
         if len(names) == 1:
             return iter((self._seats[names[0]],))
         turn = self._turns.get(principal.service, 0) % len(names)
-        self._turns[principal.service] = turn + 1
+        if not looking:
+            self._turns[principal.service] = turn + 1
         seats = [self._seats[name] for name in names[turn:] + names[:turn]]
         # One without a token would have the caller wait for what another one has.
         seats.sort(key=lambda seat: seat.account.credential() is None)
@@ -103,6 +104,10 @@ class Desk:
         account = seat.account
         record.account = account.name
         call = Call(call_id, principal.service, account.name, account.line, medium)
+        occupying = None
+        made = True
+        if hold is None:
+            self.lines.sending(call.line, call_id)
         try:
             nslb = self.nslb
             verdict = await asked(account, lambda credential: nslb.create(medium, credential, record, until), until)
@@ -114,29 +119,50 @@ class Desk:
                     result_code=verdict.result_code,
                     result_description=verdict.description,
                 )
-        except Exception as exc:
-            # What may have been made has the account until its time is over: nobody can release it.
-            if hold is not None and not _may_be_made(exc, record):
+        except BaseException as exc:
+            made = _may_be_made(exc, record)
+            # What may have been made has an exclusive account until its time is over: nobody can release that call.
+            if hold is not None and not made:
                 await self.lines.give_back(hold)
             raise
+        finally:
+            if hold is None:
+                occupying = self._settle_line(call, made=made)
         record.outcome = Outcome.ACCEPTED
         call.result_code, call.description = verdict.result_code, verdict.description
-        known = hold is not None or self.lines.note(call.line, call_id)
         if self.calls.opened(call):
-            await self._tell_others(call, current=not known, until=until)
+            await self._tell_others(call, occupying, until)
         return call
 
-    async def _tell_others(self, call: Call, *, current: bool, until: float) -> None:
+    def _settle_line(self, call: Call, *, made: bool) -> asyncio.Task[None] | None:
+        """The call is what NSLB means by its line from now on, if it may have been made; a task if others must know."""
+        if not made or self.lines.note(call.line, call.id):
+            self.lines.sent(call.line, call.id)
+            return None
+        return self._tell(self._occupy(call))
+
+    async def _occupy(self, call: Call) -> None:
+        try:
+            await self.lines.occupy(call.line, call.id)
+        finally:
+            # Until it is written, what the store says of the line is of the call before.
+            self.lines.sent(call.line, call.id)
+
+    async def _tell_others(self, call: Call, occupying: asyncio.Task[None] | None, until: float) -> None:
         """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
-        telling = asyncio.create_task(self._told(call, current=current))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+        telling = self._tell(self._told(call, occupying))
         loop = asyncio.get_running_loop()
         await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
 
-    async def _told(self, call: Call, *, current: bool) -> None:
-        if current:
-            await self.lines.occupy(call.line, call.id)
+    def _tell(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        telling = asyncio.create_task(work)
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        return telling
+
+    async def _told(self, call: Call, occupying: asyncio.Task[None] | None) -> None:
+        if occupying is not None:
+            await occupying
         await self.calls.save(call)
 
     async def _free(self, seats: Iterable[Seat], call_id: str) -> tuple[Seat, Hold | None]:
@@ -150,7 +176,7 @@ class Desk:
         raise Problem(problems.ACCOUNT_BUSY, "Each account that could be used has a call; nothing was sent.")
 
 
-def _may_be_made(exc: Exception, record: Record) -> bool:
+def _may_be_made(exc: BaseException, record: Record) -> bool:
     """Whether there may be a call, although there was no answer that says so."""
     if isinstance(exc, Problem):
         return exc.type.outcome is Outcome.UNKNOWN

@@ -7,15 +7,16 @@ release a call that is over, and one that another has taken the place of.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from typing import Final
 
 from gateway import problems
 from gateway.calls.asking import asked
 from gateway.calls.call import Call
-from gateway.calls.following import Followings
+from gateway.calls.following import Bell, Followings
 from gateway.calls.turns import Turn
-from gateway.model import CallEvent, CallStatus
+from gateway.model import CallEvent, CallStatus, Outcome
 from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import Account
@@ -24,6 +25,7 @@ from gateway.upstream import Nslb
 _TURN_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.05
 _MOST_LOOKS: Final = 200
+_END_SECONDS: Final = 1.0
 
 
 class Releases:
@@ -60,12 +62,15 @@ class Releases:
     async def _release(self, call: Call, account: Account, nslb: Nslb, record: Record, until: float) -> None:
         lines, calls = self._followings.lines, self._followings.calls
         current = await lines.current(call.line)
-        if current is not None and current != call.id:
+        if (current is not None and current != call.id) or lines.contested(call.line):
             raise Problem(problems.CALL_SUPERSEDED, "A later call on the same account has taken this one's place.")
         verdict = await asked(account, lambda credential: nslb.drop(credential, record, until), until)
         record.result_code = verdict.result_code
         if call.over:
             return  # NSLB told of its end meanwhile
+        # It refuses mostly because the call has ended, and tells of that to whoever asks for its events.
+        if verdict.outcome is Outcome.REJECTED and await self._has_ended(call, account):
+            return
         if verdict.problem is not None:
             raise Problem(
                 verdict.problem,
@@ -77,3 +82,13 @@ class Releases:
         await calls.change(call, lambda known: known.happened(end))
         self._followings.news(call)
         await lines.free(call.line, call.id)
+
+    async def _has_ended(self, call: Call, account: Account) -> bool:
+        """Let NSLB tell, in a moment, whether the call has ended."""
+        bell = Bell()
+        with self._followings.follow(call, account, bell) as following, contextlib.suppress(TimeoutError):
+            ended = following.ended
+            async with asyncio.timeout(_END_SECONDS):
+                while not call.over and following.ended == ended and not following.superseded:
+                    await bell.wait()
+        return call.over

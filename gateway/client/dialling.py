@@ -39,8 +39,10 @@ class DialClient:
 
     `key` is the credential, or is called for it before each attempt. `attempts` and `timeout` (seconds) bound each
     request with all of its repetitions, and `answer_timeout` one attempt. A stream of events that is silent for
-    `silence_timeout` is taken for lost: the gateway's heartbeats are 15 seconds apart. `tls` is what to verify an
-    `https` gateway with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
+    `silence_timeout` is taken for lost: the gateway's heartbeats are 15 seconds apart. With `lasting_store` a dial
+    whose answer was lost is sent again under its key: only if the gateway's store outlives it (SQLite, Redis), because
+    with `memory:` one that was started anew knows nothing of the first. `tls` is what to verify an `https` gateway
+    with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, and has a default
@@ -52,6 +54,7 @@ class DialClient:
         timeout: float = 30.0,
         answer_timeout: float = 15.0,
         silence_timeout: float = 45.0,
+        lasting_store: bool = False,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -65,6 +68,7 @@ class DialClient:
         self._timeout = _positive(timeout)
         self._answer_timeout = _positive(answer_timeout)
         self._silence_timeout = _positive(silence_timeout)
+        self._lasting_store = lasting_store
         self._clock = clock
         self._sleep = sleep
         self._random = random
@@ -182,7 +186,9 @@ class DialClient:
             failures += 1
             attempts += tried.counts
             wait = self._wait(failures, tried.problem.retry_after or 0.0)
-            if not tried.repeat or attempts >= self._attempts or self._clock() + wait >= deadline:
+            # Whether a key is still known after a crash is the store's to say.
+            repeat = tried.repeat and (key is None or self._lasting_store or not tried.vanished)
+            if not repeat or attempts >= self._attempts or self._clock() + wait >= deadline:
                 raise doubt.error(tried)
             await self._sleep(wait)
             if self._clock() >= deadline:

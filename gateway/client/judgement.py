@@ -26,13 +26,15 @@ _LATER: Final = frozenset({429, 503})
 class Failure:
     """One attempt that failed: what it means by itself, and whether the same request may be sent again.
 
-    `counts` is whether it was an attempt at all, and not the wait for another that is under way.
+    `counts` is whether it was an attempt at all, and not the wait for another that is under way; `vanished` whether it
+    may have been carried out by a gateway that is no more.
     """
 
     meaning: type[DialError]
     problem: Problem
     repeat: bool
     counts: bool = True
+    vanished: bool = False
 
 
 def unconnected(detail: str, *, untrusted: bool = False) -> Failure:
@@ -44,7 +46,8 @@ def unconnected(detail: str, *, untrusted: bool = False) -> Failure:
 
 def lost(detail: str, *, reading: bool) -> Failure:
     """It was sent, or part of it, and no whole answer came. Its key, or its nature, makes a repetition safe."""
-    return Failure(NotDone if reading else OutcomeUnknown, Problem("answer-lost", "unknown", detail), repeat=True)
+    meaning = NotDone if reading else OutcomeUnknown
+    return Failure(meaning, Problem("answer-lost", "unknown", detail), repeat=True, vanished=True)
 
 
 def unreadable(answer: Answer, what: str, *, reading: bool) -> Failure:
@@ -64,7 +67,7 @@ def unreadable(answer: Answer, what: str, *, reading: bool) -> Failure:
     untouched = outcome == "not_sent"
     meaning = NotDone if reading or untouched else OutcomeUnknown
     # A proxy says 502 where we would see a lost connection.
-    return Failure(meaning, told, repeat=untouched or answer.status >= _SERVERS_FAULT)
+    return Failure(meaning, told, repeat=untouched or answer.status >= _SERVERS_FAULT, vanished=not untouched)
 
 
 def garbled(what: str) -> Failure:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import PlainValidator, ValidationInfo
 
@@ -86,7 +86,7 @@ def _is_database(path: Path) -> bool:
     """
     import sqlite3  # noqa: PLC0415 - for those who have such a store
 
-    with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=0)) as connection:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
         try:
             connection.execute("PRAGMA schema_version")
         except sqlite3.OperationalError:

@@ -105,7 +105,7 @@ async def support(exchange: Exchange) -> Answer:
     """`GET /dial/support`."""
     record, runtime = exchange.record, exchange.runtime
     wanted = _account_of(exchange.query)
-    seat = next(runtime.desk.accounts.candidates(exchange.principal, wanted))
+    seat = next(runtime.desk.accounts.candidates(exchange.principal, wanted, looking=True))
     account, nslb, until = seat.account, runtime.desk.nslb, exchange.until
     record.account = account.name
     verdict = await asked(account, lambda credential: nslb.check(credential, record, until), until)

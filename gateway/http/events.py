@@ -59,6 +59,7 @@ async def _next(exchange: Exchange, call: Call, after: int | None) -> Answer:
             happening = await _wait(exchange, following, bell, number)
     if happening is None and call.over and after is None and call.happenings:
         happening = call.happenings[-1]  # whoever asks again has not understood that it is over
+    exchange.keep_alive = exchange.keep_alive and not exchange.common.draining
     if happening is None or exchange.connection.left:
         return exchange.common.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
     if after is None and happening.number > call.told:
@@ -122,32 +123,47 @@ def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]
 
 async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
     request, record = exchange.request, exchange.record
-    record.status = 200
     chunked = request.version.minor >= _LEAST_VERSION_FOR_CHUNKS
     exchange.keep_alive = exchange.keep_alive and chunked
     stream = _Writer(exchange, chunked=chunked)
+    loop = asyncio.get_running_loop()
     with _reading(exchange, call) as (following, bell):
+        if call.after(after) is None and await _taken_place_of(exchange, call):
+            raise _superseded()
+        record.status = 200
         stream.begin()
         number = after
+        beat = loop.time() + _HEARTBEAT_SECONDS
         while True:
             while (happening := call.after(number)) is not None:
                 number = happening.number
                 await stream.write(_server_sent(call, happening))
+                beat = loop.time() + _HEARTBEAT_SECONDS
             if call.over or stream.left:
                 break
-            if exchange.common.draining or bell.late:
+            if exchange.common.draining:
                 await stream.write(_farewell("the gateway stops here, and the call goes on"))
+                break
+            if bell.late:
+                await stream.write(_farewell("the caller's time is over, and the call goes on"))
                 break
             if following.superseded:
                 await stream.write(_farewell("a later call on the same account has taken this one's place"))
                 break
             following.poll()
             try:
-                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                # The bell rings for each poll that ends as well, and these may be shorter.
+                async with asyncio.timeout_at(beat):
                     await bell.wait()
             except TimeoutError:
                 await stream.write(b": heartbeat\n\n")
+                beat = loop.time() + _HEARTBEAT_SECONDS
     return stream.end()
+
+
+async def _taken_place_of(exchange: Exchange, call: Call) -> bool:
+    current = await exchange.runtime.followings.lines.current(call.line)
+    return not call.over and current is not None and current != call.id
 
 
 class _Writer:

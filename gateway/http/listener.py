@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_TARGET_BYTES: Final = 8 * 1024
 MOST_HEAD_BYTES: Final = 16 * 1024
 _MOST_FIELDS: Final = 128
+_MOST_BEHIND: Final = 16  # requests behind one that waits for an event
 _LINGERING_SECONDS: Final = 2.0  # closing on unread bytes would reset the answer away
 
 
@@ -122,8 +123,18 @@ class CallerConnection(web.RequestHandler):
         self.taken = 0
 
     def watch(self, gone: Callable[[], None] | None) -> None:
-        """Have `gone` called once the caller sends no more, which who waits for an event understands as leaving."""
+        """Have `gone` called once the caller sends no more, which who waits for an event understands as leaving.
+
+        Whoever sends many requests behind one that waits is cut off: while they are not taken in, it could leave
+        unseen.
+        """
         self._gone = gone
+        self._look_behind()
+
+    def _look_behind(self) -> None:
+        if self._gone is not None and len(self._messages) > _MOST_BEHIND:
+            self.force_close()
+            self._gone()
 
     @property
     def left(self) -> bool:
@@ -175,6 +186,7 @@ class CallerConnection(web.RequestHandler):
             self._head_began = None
         elif waiting and self._head_began is None:
             self._head_began = self._loop.time()
+        self._look_behind()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; `aiohttp` lets go of a transport that is closing, and who reads nothing could hold it for ever."""

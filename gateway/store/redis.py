@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -28,11 +28,13 @@ from gateway.store.protocol import new_owner
 from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
 
 _PREFIX: Final = "dial-gateway:"
+_MOST_CONNECTIONS: Final = 16
 # One hash for each key, so that a script touches one key alone. An epoch tells a server that has lost everything.
 _EPOCH: Final = _PREFIX + "epoch"
 _CHANNEL: Final = _PREFIX + "tokens"
 _OWNER: Final = _PREFIX + "owner:"
 _ANSWER_SECONDS: Final = 1.0
+_QUEUE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 _RETURN_SECONDS: Final = 5.0  # more than a try to listen takes, with the pause before the next
@@ -165,8 +167,12 @@ class RedisStore:
         self.owner = new_owner()
         self._return_seconds = return_seconds
         self._credentials = _Credentials(server)
-        self._pool = ConnectionPool(
-            connection_class=SSLConnection if server.tls else Connection, **_settings(server, self._credentials)
+        # One request takes one for a moment; the others wait for it, which the store must not be taken for gone for.
+        self._pool = BlockingConnectionPool(
+            max_connections=_MOST_CONNECTIONS,
+            timeout=_QUEUE_SECONDS,
+            connection_class=SSLConnection if server.tls else Connection,
+            **_settings(server, self._credentials),
         )
         self._client = Redis(connection_pool=self._pool)
         self._doubtful_until = -math.inf

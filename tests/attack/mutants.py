@@ -548,9 +548,30 @@ MUTANTS: Final = (
     Mutant(
         "a release is for the call that is meant",
         "gateway/calls/releasing.py",
-        "if current is not None and current != call.id:\n",
+        "if (current is not None and current != call.id) or lines.contested(call.line):\n",
         'if current == "":\n',
         f"{CALLS} -k later_call",
+    ),
+    Mutant(
+        "nothing is released while it is not known what became of another call",
+        "gateway/calls/lines.py",
+        "            await settled.wait()\n",
+        "            pass\n",
+        "tests/calls/test_contested.py -k goes_on",
+    ),
+    Mutant(
+        "a call that may have been made is the one that is meant",
+        "gateway/calls/placing.py",
+        "        if not made or self.lines.note(call.line, call.id):\n",
+        "        if made:\n",
+        "tests/calls/test_contested.py -k may_have_been",
+    ),
+    Mutant(
+        "a dial is not repeated that a gateway may have forgotten",
+        "gateway/client/dialling.py",
+        "(key is None or self._lasting_store or not tried.vanished)",
+        "(key is None or not self._lasting_store or tried.vanished)",
+        "tests/client/test_dial.py -k lost_dial",
     ),
     Mutant(
         "an event is of the call that is current",
@@ -639,6 +660,8 @@ def survives(mutant: Mutant, tree: Path) -> str | None:
 def main(words: Sequence[str]) -> int:
     """Try every mutant whose check has all of these words; 1 if one lives."""
     chosen = [mutant for mutant in MUTANTS if all(word in mutant.check for word in words)]
+    if not chosen:
+        raise SystemExit("No check has all of these words.")
     living = 0
     with tempfile.TemporaryDirectory(prefix="dial-gateway-mutants-") as scratch:
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()

@@ -62,6 +62,19 @@ async def test_keys_do_not_disturb_the_turns(farm: Farm) -> None:
     assert used == [*NAMES, *NAMES]
 
 
+async def test_asking_what_is_supported_takes_no_turn(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, accounts(farm, simulator))
+
+    used = []
+    for _ in range(3):
+        supported = (await get(gateway, "/dial/support")).json["account"]
+        used.append((await gateway.dial()).json["account"])
+        assert used[-1] == supported
+
+    assert used == [*NAMES]
+
+
 async def test_an_account_without_a_token_has_its_turn_when_no_other_is_left(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator, accounts(farm, simulator))

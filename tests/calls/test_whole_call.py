@@ -360,9 +360,10 @@ async def test_a_later_call_on_the_same_token_takes_the_place_of_the_first(
         assert "a later call" in await stream.rest()
 
     released = await delete(gateway, first)
-    events = await get(gateway, first + "/events")
     assert (released.status, released.json["code"], released.json["outcome"]) == (409, "call-superseded", "not_sent")
-    assert (events.status, events.json["code"]) == (409, "call-superseded")
+    for headers in (BEARER, STREAM):
+        events = await get(gateway, first + "/events", headers)
+        assert (events.status, events.json["code"]) == (409, "call-superseded")
     assert "drop" not in operations(simulator)
     # What came on the first one's poll was about the second.
     assert (await get(gateway, first)).json["status"] == "accepted"
@@ -423,8 +424,34 @@ async def test_streams_and_polls_end_when_the_gateway_stops(farm: Farm, simulato
         answer = await poll
 
     assert rest == ": the gateway stops here, and the call goes on\nretry: 1000\n\n"
-    assert answer.status == 204
+    assert (answer.status, answer.headers["Connection"]) == (204, "close")
     assert simulator.polls == 0
+
+
+async def test_a_reader_that_fetches_nothing_does_not_hold_a_gateway_that_stops(
+    farm: Farm, simulator: Simulator
+) -> None:
+    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"head": 0.5}}, "drain_seconds": 300})
+    location = await dialled(gateway)
+    host, _, port = gateway.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (STREAM | {"Host": "a"}).items())
+    writer.write(f"GET {location}/events HTTP/1.1\r\n{fields}\r\n".encode())
+    connections = gateway.server._callers.connections
+    for _ in range(400):
+        push(simulator, "Call in queue", {"more": "x" * 30_000})
+        polled = simulator.calls.all[0].events
+        await until(lambda: not polled)  # noqa: B023 - waited for in this turn
+        if any(connection.writing_paused for connection in connections):
+            break
+    assert any(connection.writing_paused for connection in connections)
+
+    async with asyncio.timeout(30):
+        await gateway.server.drain()
+
+    assert simulator.polls == 0
+    writer.transport.abort()
+    del reader
 
 
 async def test_a_secret_in_an_event_is_masked_and_a_number_is_not(gateway: Harness, simulator: Simulator) -> None:
@@ -466,4 +493,7 @@ async def test_an_account_that_is_gone_from_the_configuration_is_not_called_for(
 
     assert (await get(gateway, location)).status == 200
     assert (await delete(gateway, location)).json["code"] == "forbidden"
-    assert "drop" not in operations(simulator)
+    for headers in (BEARER, STREAM):
+        events = await get(gateway, location + "/events", headers)
+        assert (events.status, events.json["code"]) == (403, "forbidden")
+    assert operations(simulator) == ["create"]

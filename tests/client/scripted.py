@@ -146,8 +146,9 @@ class ScriptedGateway:
         await self._runner.cleanup()
 
     def client(self, **arguments: Any) -> DialClient:
-        """A client for it, that waits in no time, and always as long as it may."""
-        arguments = {"clock": self.time.clock, "sleep": self.time.sleep, "random": lambda: 1.0} | arguments
+        """A client for it, that waits in no time, and always as long as it may; its store is one that lasts."""
+        time = {"clock": self.time.clock, "sleep": self.time.sleep, "random": lambda: 1.0}
+        arguments = time | {"lasting_store": True} | arguments
         return DialClient(self.base, arguments.pop("key", KEY), **arguments)
 
     def keys(self) -> list[str | None]:

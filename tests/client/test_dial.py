@@ -98,6 +98,23 @@ async def test_what_may_be_repeated_is_repeated_with_the_same_key(first: Step) -
     assert len({request.body for request in gateway.received}) == 1
 
 
+@pytest.mark.parametrize("first", [lose, answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"})])
+async def test_a_lost_dial_is_not_repeated_if_the_gateway_may_have_forgotten_its_key(first: Step) -> None:
+    error, gateway = await failed(first, error=OutcomeUnknown, lasting_store=False)
+
+    assert error.outcome == "unknown"
+    assert len(gateway.received) == 1
+    assert [error.idempotency_key] == gateway.keys()
+
+
+async def test_what_was_not_sent_is_repeated_whatever_store_the_gateway_has() -> None:
+    first = problem(503, "overloaded", retry_after=1)
+    async with ScriptedGateway(first, answer()) as gateway, gateway.client(lasting_store=False) as client:
+        assert await client.dial("voice") == ACCEPTED
+
+    assert len(gateway.received) == 2
+
+
 @pytest.mark.parametrize("status", NEVER_BETTER)
 async def test_what_can_never_get_better_is_refused_at_once(status: int) -> None:
     error, gateway = await failed(problem(status, "some-code"), error=Refused)

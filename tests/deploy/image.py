@@ -110,7 +110,7 @@ class Machine:
             words += ["--ro-bind", str(entry), str(entry)]
         words += ["--proc", "/proc", "--dev", "/dev"]
         if writable:
-            words += ["--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"]  # noqa: S108 - the sandbox's own
+            words += ["--tmpfs", "/scratch", "--setenv", "HOME", "/scratch", "--setenv", "TMPDIR", "/scratch"]
             for name in ("/source", "/locked"):
                 words += [bind, str(self._written[name]), name]
             words += [bind, str(self._directory / "out"), "/out", "--chdir", "/source"]

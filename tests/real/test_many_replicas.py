@@ -65,6 +65,17 @@ async def test_a_key_that_comes_many_times_at_once_to_three_gateways_makes_one_c
         assert len(simulator.creates()) == simulator.rings == 1
 
 
+async def test_many_keys_at_once_wait_for_redis_and_none_takes_it_for_gone(farm: Farm, redis: RedisOfKeys) -> None:
+    simulator = await farm.simulator()
+    async with gateways(farm, simulator, redis.url, 1) as made:
+        (process,) = made.running
+        answers = await asyncio.gather(*(made.dial(process, f"key-{number}") for number in range(250)))
+
+        assert {(answer.status, answer.json.get("code")) for answer in answers} == {(201, None)}
+        assert len(simulator.creates()) == simulator.rings == 250
+        assert (await made.status(process))["store"]["available"] is True
+
+
 @pytest.mark.parametrize("whose", ["the one that dials", "another one"])
 async def test_a_gateway_that_is_killed_among_them_makes_no_second_call(farm: Farm, store: Lasting, whose: str) -> None:
     simulator = await farm.simulator()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,18 @@ def test_a_store_can_be_of_these_kinds(path: Path, url: str) -> None:
     assert store.url.kind == url.partition(":")[0]
     assert len(store.encryption_keys) == 1
     assert "redis.example" not in str(store.url)
+
+
+@pytest.mark.parametrize("begin", ["sqlite:///", "sqlite:////"])
+def test_a_database_that_is_there_is_known_again(path: Path, begin: str) -> None:
+    file = path.parent / "state #1?.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE t (c)")
+
+    store = read(path, TEXT + f"store: {{url: '{begin}{str(file)[1:]}', {KEYS}}}\n").store
+
+    assert store.url.path is not None
+    assert store.url.path.samefile(file)
 
 
 @pytest.mark.parametrize(
