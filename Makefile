@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock mutants benchmark stack lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-manifests mutants benchmark stack lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ check-imports: $(READY) ## look at the layers, the modules and the words that mu
 
 check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
+
+check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile (needs kubectl)
+	@.ci/checkov
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
 	@$(BIN)/python -m tests.attack.mutants $(ARGS)

@@ -70,7 +70,7 @@ def insecure(pod: Manifest) -> Iterator[str]:
 def disagreements(manifests: list[Manifest]) -> Iterator[str]:
     """Names that lead nowhere: of labels, ports, volumes, configuration and workloads."""
     pods = [pod for manifest in manifests if (pod := template(manifest))]
-    made = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+    made = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     for manifest in manifests:
         where = f"{manifest['kind']} {manifest['metadata']['name']}"
         spec = manifest.get("spec", {})
@@ -131,13 +131,15 @@ def is_target(reference: dict[str, str], manifest: Manifest) -> bool:
     }
 
 
-def dangling(pod: Manifest, made: set[str]) -> Iterator[str]:
-    """Mounts without a volume, volumes without a source, probes without a port."""
+def dangling(pod: Manifest, made: set[tuple[str, str]]) -> Iterator[str]:
+    """Mounts without a volume, volumes without a source, probes without a port, an account that is not there."""
+    account = "ServiceAccount", pod.get("serviceAccountName", "default")
+    if account not in {*made, ("ServiceAccount", "default")}:
+        yield f"{account[1]} is no account"
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
-    for volume in volumes.values():
-        source = volume.get("configMap", {}).get("name") or volume.get("secret", {}).get("secretName")
-        if source is not None and source not in made | GIVEN:
-            yield f"{source} is made by nobody"
+    yield from (
+        f"{name} is made by nobody" for kind, name in sources(pod) if name not in GIVEN and (kind, name) not in made
+    )
     for container in containers(pod):
         ports = {port["name"] for port in container.get("ports", ())}
         for mount in container.get("volumeMounts", ()):
@@ -148,6 +150,16 @@ def dangling(pod: Manifest, made: set[str]) -> Iterator[str]:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             if probe in container and container[probe]["httpGet"]["port"] not in ports:
                 yield f"{container['name']}: {probe}"
+
+
+def sources(pod: Manifest) -> Iterator[tuple[str, str]]:
+    """Kind and name of what a pod's volumes show."""
+    for volume in pod.get("volumes", ()):
+        for source in (volume, *volume.get("projected", {}).get("sources", ())):
+            if "configMap" in source:
+                yield "ConfigMap", source["configMap"]["name"]
+            if "secret" in source:
+                yield "Secret", source["secret"].get("secretName") or source["secret"]["name"]
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:

@@ -21,7 +21,7 @@ from cryptography.fernet import Fernet
 from gateway.config import Configuration, load
 from gateway.simulator import APP_KEY, APP_SECRET, Certificates, Simulator
 from tests.conftest import need
-from tests.deploy.manifests import ROOT, Manifest, disagreements, insecure, rendered, template
+from tests.deploy.manifests import ROOT, Manifest, containers, disagreements, insecure, rendered, sources, template
 from tests.harness import KEY, Farm, digest, until
 from tests.running import Process
 
@@ -109,6 +109,8 @@ def test_names_agree(name: str) -> None:
         ("shared", "Deployment", "spec.template.spec.containers.0.livenessProbe.httpGet.port", "admin"),
         ("example", "PodMonitor", "spec.selector.matchLabels", {"dial-gateway": "no"}),
         ("example", "Deployment", "spec.template.spec.volumes.0.configMap.name", "nobody's"),
+        ("example", "Deployment", "spec.template.spec.volumes.4.projected.sources.0.secret.name", "nobody's"),
+        ("example", "Deployment", "spec.template.spec.serviceAccountName", "nobody"),
         ("example", "Deployment", "spec.template.spec.initContainers.0.volumeMounts.0.name", "nothing"),
         ("example", "Deployment", "spec.template.spec.initContainers.0.volumeMounts.0.subPath", "gateway.yaml"),
     ],
@@ -151,6 +153,29 @@ def test_a_pod_that_is_not_would_be_noticed(field: str, value: object) -> None:
     pod["initContainers"][0]["securityContext"][field] = value
 
     assert len(list(insecure(pod))) == 1
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_gateway_is_asked_how_it_is(name: str) -> None:
+    pod = of_kind(overlay(name), "Deployment")["spec"]["template"]["spec"]
+    (gateway,) = (container for container in containers(pod) if container["name"] == "dial-gateway")
+
+    asked = {probe: gateway[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+
+    assert asked == {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+
+
+def test_the_token_of_the_cluster_is_for_gateways_alone() -> None:
+    pod = of_kind(overlay("example"), "Deployment")["spec"]["template"]["spec"]
+    tokens = [
+        source["serviceAccountToken"]
+        for volume in pod["volumes"]
+        for source in volume.get("projected", {}).get("sources", ())
+        if "serviceAccountToken" in source
+    ]
+
+    assert [token["audience"] for token in tokens] == ["dial-gateway"]
+    assert pod["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -224,13 +249,7 @@ echo ---
     assert {manifest["metadata"].get("namespace", "dial-example") for manifest in manifests} == {"dial-example"}
     made = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
     pod = of_kind(overlay("example"), "Deployment")["spec"]["template"]["spec"]
-    for volume in pod["volumes"]:
-        kind, name = (
-            ("ConfigMap", volume["configMap"]["name"])
-            if "configMap" in volume
-            else ("Secret", volume["secret"]["secretName"])
-        )
-        assert (kind, name) in made
+    assert set(sources(pod)) <= made.keys()
     assert set(made["Secret", "dial-gateway"]["data"]) == {"app-key", "app-secret"}
     assert set(made["Secret", "application"]["data"]) == {"key"}
     assert set(made["ConfigMap", "dial-gateway-ca"]["data"]) == {"nslb-ca.pem"}

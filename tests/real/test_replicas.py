@@ -184,15 +184,18 @@ async def test_many_requests_meet_a_token_whose_time_is_over_and_none_sends_it(f
                 await asyncio.sleep(0.01)
         former = simulator.tokens.current("gateway-sales")
         simulator.clear_faults()
-        issued = simulator.fabric.apply_token_requests
 
         statuses: list[int] = []
         while 201 not in statuses:
             statuses = await made.dial_all(20)
 
-        assert simulator.fabric.apply_token_requests == issued + 1
         assert former not in sent(simulator)
-        assert await made.agree(before)
+        after = await made.agree(before)
+        await until(lambda: after in {line["generation"] for line in made.lines("token.refreshed")})
+        refreshed = [line for line in made.lines("token.refreshed") if line["generation"] > before]
+        # One replica applied for all of them. On a slow machine half of the new token's life may have passed since.
+        assert [line["trigger"] for line in refreshed].count("early") == len(refreshed) - 1
+        assert len({line["generation"] for line in refreshed}) == len(refreshed)
         assert {request.status for request in simulator.creates()} == {200}
 
 
