@@ -114,6 +114,10 @@ class Metrics:
         )
         self._lines_lost = counter("log_lines_lost", "Lines of the log that nobody took in time.")
         self._reloads = counter("config_reloads", "Reloads of the configuration.", "result")
+        self._config_valid = gauge(
+            "config_last_reload_successful", "Whether the configuration in force is what its files say by now."
+        )
+        self._config_valid.set(1)
         self.config_success = gauge(
             "config_last_success_timestamp_seconds", "When the configuration in force was loaded."
         )
@@ -214,3 +218,4 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """Count a reload: `success` or `failure`."""
         self._reloads.labels(result).inc()
+        self._config_valid.set(result == "success")

@@ -26,6 +26,7 @@ async def test_a_new_key_is_taken_and_the_old_one_is_not(farm: Farm) -> None:
     assert gateway.lines.of("config.reloaded")
     metrics = await gateway.metrics()
     assert metrics['gateway_config_reloads_total{result="success"}'] == 1
+    assert metrics["gateway_config_last_reload_successful"] == 1
     assert metrics["gateway_config_last_success_timestamp_seconds"] > 0
 
 
@@ -45,6 +46,7 @@ async def test_a_broken_version_changes_nothing_and_is_told_with_its_positions(f
     assert any(f"{gateway.path}:" in fault and "upstreem" in fault for fault in line["faults"])
     metrics = await gateway.metrics()
     assert metrics['gateway_config_reloads_total{result="failure"}'] == 1
+    assert metrics["gateway_config_last_reload_successful"] == 0
     assert metrics["gateway_config_last_success_timestamp_seconds"] == before
 
 

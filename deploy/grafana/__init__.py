@@ -1,0 +1,1 @@
+"""Grafana dashboards, made by a program: `make dashboards` writes them."""
