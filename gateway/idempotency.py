@@ -207,6 +207,8 @@ class Keys:
         alive = running and entry is not None and await self._vault.alive(entry.owner)
         decision = decide(entry, asked, now, alive=alive)
         if decision is Decision.NEW:
+            # Whoever can't see us would take us for dead, and say of our call that nobody knows what became of it.
+            await self._vault.vouched()
             entry = Entry(asked, State.BEGUN, attempt, self._vault.owner, now + self.limit)
             try:
                 # It must not end before the request does: whoever repeats it then would be the first.

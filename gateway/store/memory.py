@@ -71,6 +71,9 @@ class MemoryStore:
         """See `Store.alive`. What is not in this process has nothing here."""
         return owner == self.owner
 
+    async def vouched(self) -> None:
+        """See `Store.vouched`."""
+
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """See `Store.listen`."""
         self._listeners.append(heard)

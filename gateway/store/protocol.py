@@ -70,6 +70,10 @@ class Store(Protocol):
         """
         ...
 
+    async def vouched(self) -> None:
+        """Wait, for a moment at most, until others can see that this process runs. Raises `StoreUnavailable`."""
+        ...
+
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """Tell of every token and record that somebody writes, by its key, and of every record that somebody erases.
 

@@ -6,6 +6,7 @@ again by itself: what a lost answer means is for those who asked to know.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import secrets
@@ -23,109 +24,20 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from gateway.model import Secret
+from gateway.store import redis_scripts as scripts
 from gateway.store.ledger import Page
 from gateway.store.protocol import new_owner
-from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
+from gateway.store.shelf import Busy, Lease, Stored, StoreUnavailable
 
-_PREFIX: Final = "dial-gateway:"
 _MOST_CONNECTIONS: Final = 16
 # One hash for each key, so that a script touches one key alone. An epoch tells a server that has lost everything.
-_EPOCH: Final = _PREFIX + "epoch"
-_CHANNEL: Final = _PREFIX + "tokens"
-_OWNER: Final = _PREFIX + "owner:"
+_EPOCH: Final = scripts.PREFIX + "epoch"
+_OWNER: Final = scripts.PREFIX + "owner:"
 _ANSWER_SECONDS: Final = 1.0
 _QUEUE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 _RETURN_SECONDS: Final = 5.0  # more than a try to listen takes, with the pause before the next
-
-# The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
-# share. Fields of a token: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Fields of a
-# record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua would write
-# large ones with an exponent.
-_BEGIN: Final = f"""
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
-local function text(value) return string.format('%.0f', value) end
-local function touch() redis.call('PEXPIRE', KEYS[1], '{FORGET_SECONDS * 1000:.0f}') end
-"""
-_LEASE: Final = (
-    _BEGIN
-    + """
-local left = number('u') - now
-if left > 0 then return {0, text(left), number('w')} end
-local fence = text(math.max(number('f') + 1, now))
-redis.call('HSET', KEYS[1], 'f', fence, 'u', text(now + ARGV[1]), 'w', '1')
-touch()
-return {1, fence, number('n')}
-"""
-)
-_PUT: Final = (
-    _BEGIN
-    + f"""
-local generation, after = tonumber(ARGV[2]), tonumber(ARGV[3])
-if number('g') ~= after or generation <= after then return 0 end
-if ARGV[4] ~= '' then
-    if number('w') ~= 1 or number('f') ~= tonumber(ARGV[4]) or number('u') <= now then return 0 end
-    redis.call('HSET', KEYS[1], 'u', '0', 'w', '0')
-end
-redis.call('HSET', KEYS[1], 'g', ARGV[2], 's', ARGV[1], 'n', '0')
-touch()
-redis.call('PUBLISH', '{_CHANNEL}', ARGV[5])
-return 1
-"""
-)
-_RESEAL: Final = (
-    _BEGIN
-    + """
-if number('g') == 0 or number('g') ~= tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], 's', ARGV[1])
-return 1
-"""
-)
-_RELEASE: Final = (
-    _BEGIN
-    + """
-if number('w') ~= 1 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
-local hold = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'w', '0', 'u', text(now + hold))
-if hold > 0 then redis.call('HINCRBY', KEYS[1], 'n', 1) end
-touch()
-return 1
-"""
-)
-_RECORD: Final = (
-    _BEGIN
-    + """
-local left, after = number('v'), tonumber(ARGV[2])
-local present = redis.call('HEXISTS', KEYS[1], 's') == 1 and left or 0
-local function keep(version, milliseconds)
-    redis.call('PEXPIRE', KEYS[1], text(math.max(milliseconds, version + 2 - now)))
-end
-if present ~= after then return '0' end
-"""
-)
-_WRITE: Final = (
-    _RECORD
-    + f"""
-local version = math.max(left + 1, now)
-redis.call('HSET', KEYS[1], 'v', text(version), 's', ARGV[3])
-keep(version, tonumber(ARGV[4]))
-redis.call('PUBLISH', '{_CHANNEL}', ARGV[1])
-return text(version)
-"""
-)
-_ERASE: Final = (
-    _RECORD
-    + f"""
-if present == 0 then return '0' end
-redis.call('HDEL', KEYS[1], 's')
-keep(left, 0)
-redis.call('PUBLISH', '{_CHANNEL}', ARGV[1])
-return '1'
-"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +88,9 @@ class RedisStore:
         )
         self._client = Redis(connection_pool=self._pool)
         self._doubtful_until = -math.inf
-        scripts = (_LEASE, _PUT, _RESEAL, _RELEASE, _WRITE, _ERASE)
-        self._scripts = {script: self._client.register_script(script) for script in scripts}
+        self._listening = asyncio.Event()
+        all_scripts = (scripts.LEASE, scripts.PUT, scripts.RESEAL, scripts.RELEASE, scripts.WRITE, scripts.ERASE)
+        self._scripts = {script: self._client.register_script(script) for script in all_scripts}
 
     def authenticate(self, server: RedisServer) -> None:
         """Use the user and the password of this one for new connections."""
@@ -191,21 +104,21 @@ class RedisStore:
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
-        given, number, other = await self._script(_LEASE, _token(key), _milliseconds(seconds))
+        given, number, other = await self._script(scripts.LEASE, _token(key), _milliseconds(seconds))
         return Lease(int(number), int(other)) if given else Busy(int(number) / 1000, bool(other))
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
         """See `Shelf.put`."""
         lease = "" if fence is None else fence
-        return bool(await self._script(_PUT, _token(key), sealed, generation, after, lease, key))
+        return bool(await self._script(scripts.PUT, _token(key), sealed, generation, after, lease, key))
 
     async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
         """See `Shelf.reseal`."""
-        return bool(await self._script(_RESEAL, _token(key), sealed, generation))
+        return bool(await self._script(scripts.RESEAL, _token(key), sealed, generation))
 
     async def release(self, key: str, *, fence: int, hold: float) -> None:
         """See `Shelf.release`."""
-        await self._script(_RELEASE, _token(key), fence, _milliseconds(hold))
+        await self._script(scripts.RELEASE, _token(key), fence, _milliseconds(hold))
 
     async def get(self, key: str) -> Page | None:
         """See `Ledger.get`."""
@@ -215,11 +128,11 @@ class RedisStore:
 
     async def write(self, key: str, sealed: bytes, *, after: int, seconds: float) -> int:
         """See `Ledger.put`."""
-        return int(await self._script(_WRITE, _record(key), key, after, sealed, _milliseconds(seconds)))
+        return int(await self._script(scripts.WRITE, _record(key), key, after, sealed, _milliseconds(seconds)))
 
     async def erase(self, key: str, *, after: int) -> bool:
         """See `Ledger.erase`."""
-        return bool(int(await self._script(_ERASE, _record(key), key, after)))
+        return bool(int(await self._script(scripts.ERASE, _record(key), key, after)))
 
     async def alive(self, owner: str) -> bool:
         """See `Store.alive`. The server sees at once when a process ends; it knows of none that does not listen.
@@ -232,6 +145,14 @@ class RedisStore:
             ((_, subscribers),) = await self._client.pubsub_numsub(_OWNER + owner)
         return bool(subscribers) or time.monotonic() < self._doubtful_until
 
+    async def vouched(self) -> None:
+        """See `Store.vouched`."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._listening.wait()
+        except TimeoutError:
+            raise StoreUnavailable("not listening") from None
+
     async def listen(self, heard: Callable[[str | None], None]) -> None:
         """See `Store.listen`. What a server forgets it does not tell; its epoch, which it forgets as well, does."""
         try:
@@ -239,6 +160,8 @@ class RedisStore:
         except StoreUnavailable:
             self._doubtful_until = math.inf
             raise
+        finally:
+            self._listening.clear()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -247,16 +170,19 @@ class RedisStore:
             await self._pool.disconnect()
 
     async def _listen(self, heard: Callable[[str | None], None]) -> None:
-        channels = (_CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
+        channels = (scripts.CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
         async with self._available(), self._client.pubsub() as subscription:
             await subscription.subscribe(*channels)
             await _confirmed(subscription, len(channels))
             self._doubtful_until = min(self._doubtful_until, time.monotonic() + self._return_seconds)
             epoch = await self._epoch()
+            self._listening.set()
             heard(None)
             looked = time.monotonic()
+            cancelled = _cancellations()
             while True:
                 message = await subscription.get_message(timeout=_LOOK_SECONDS)
+                cancelled()
                 if message is not None and message["type"] == "message":
                     heard(message["data"].decode("utf-8", "replace"))
                 if time.monotonic() - looked >= _LOOK_SECONDS:
@@ -267,12 +193,15 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def _available(self) -> AsyncIterator[None]:
+        cancelled = _cancellations()
         try:
             yield
+            cancelled()
         except (RedisError, OSError) as exc:
             # The idle connections are probably as dead, and the next to use one of them would be told so.
             with contextlib.suppress(RedisError, OSError):
                 await self._pool.disconnect(inuse_connections=False)
+            cancelled()
             raise StoreUnavailable(type(exc).__name__) from None
 
     async def _epoch(self) -> bytes | str | None:
@@ -283,6 +212,22 @@ class RedisStore:
     async def _script(self, script: str, name: str, *arguments: str | bytes | int) -> Any:
         async with self._available():
             return await self._scripts[script](keys=[name], args=list(arguments))
+
+
+def _cancellations() -> Callable[[], None]:
+    """What raises `CancelledError` if the task was cancelled since.
+
+    redis-py swallows a cancellation that comes when its own time is just over: whoever waits for the end of the task
+    then waits for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+
+    def check() -> None:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+    return check
 
 
 async def _confirmed(subscription: PubSub, channels: int) -> None:
@@ -318,11 +263,11 @@ def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
 
 
 def _token(key: str) -> str:
-    return f"{_PREFIX}token:{key}"
+    return f"{scripts.PREFIX}token:{key}"
 
 
 def _record(key: str) -> str:
-    return f"{_PREFIX}record:{key}"
+    return f"{scripts.PREFIX}record:{key}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -134,6 +134,10 @@ class Vault:
         """Whether the process with that `owner` still runs; see `Store.alive` for what it takes to be known."""
         return await self._do("alive", self._store.alive(owner), refused=False)
 
+    async def vouched(self) -> None:
+        """Wait until `alive` of others knows this process; see `Store.vouched`."""
+        await self._store.vouched()
+
     # --- news
 
     def follow(self, key: str, told: Callable[[], None]) -> None:

@@ -386,7 +386,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a token is written only in the place of the one it was made for (Redis)",
-        "gateway/store/redis.py",
+        "gateway/store/redis_scripts.py",
         "if number('g') ~= after or generation <= after then return 0 end\n",
         "if generation <= after then return 0 end\n",
         f"{STORES} -k redis",
@@ -407,7 +407,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a holder that stalls past its lease can't write (Redis)",
-        "gateway/store/redis.py",
+        "gateway/store/redis_scripts.py",
         " or number('u') <= now then return 0 end\n    redis.call",
         " then return 0 end\n    redis.call",
         f"{STORES} -k redis",
@@ -428,7 +428,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a record is written only in the place of the one that its writer saw (Redis)",
-        "gateway/store/redis.py",
+        "gateway/store/redis_scripts.py",
         "if present ~= after then return '0' end\n",
         "",
         f"{STORES} -k redis",
@@ -572,6 +572,20 @@ MUTANTS: Final = (
         "(key is None or self._lasting_store or not tried.vanished)",
         "(key is None or not self._lasting_store or tried.vanished)",
         "tests/client/test_dial.py -k lost_dial",
+    ),
+    Mutant(
+        "a key is taken only by who is seen to be alive",
+        "gateway/idempotency.py",
+        "            await self._vault.vouched()\n",
+        "            pass\n",
+        "tests/real/test_many_replicas.py -k takes_no_key",
+    ),
+    Mutant(
+        "who listens to Redis can be stopped",
+        "gateway/store/redis.py",
+        "                cancelled()\n                if message",
+        "                if message",
+        f"{STORES} -k stopped_at",
     ),
     Mutant(
         "an event is of the call that is current",

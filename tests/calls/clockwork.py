@@ -122,6 +122,9 @@ class GatedStore:
             f"erase {key}", lambda: self._world.ledger.erase(key, after=after, now=self._world.wall())
         )
 
+    async def vouched(self) -> None:
+        """Each is seen as soon as it is there."""
+
     async def alive(self, owner: str) -> bool:
         return any(replica.owner == owner and not replica.dead for replica in self._world.replicas)
 

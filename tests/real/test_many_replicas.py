@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Self
@@ -63,6 +64,29 @@ async def test_a_key_that_comes_many_times_at_once_to_three_gateways_makes_one_c
             later = await made.dial(process, CALL)
             assert (later.status, later.body) == (201, accepted[0].body)
         assert len(simulator.creates()) == simulator.rings == 1
+
+
+async def test_a_gateway_that_others_cannot_see_takes_no_key(farm: Farm, redis: RedisOfKeys) -> None:
+    simulator = await farm.simulator()
+    async with gateways(farm, simulator, redis.url, 1) as made:
+        (process,) = made.running
+        async with redis.server.client() as client:
+            await client.acl_setuser("default", enabled=True, commands=["-subscribe"])
+            await client.client_kill_filter(_type="pubsub")
+            # Its store answers, but nobody would know that it runs. It is a moment before it knows.
+            async with asyncio.timeout(20):
+                while (refused := await made.dial(process, secrets.token_hex(8))).status == 201:
+                    pass
+            assert (refused.status, refused.json["code"]) == (503, "store-unavailable")
+            creates = len(simulator.creates())
+            again = await made.dial(process, "another")
+            assert (again.status, again.json["outcome"], len(simulator.creates())) == (503, "not_sent", creates)
+            assert (await made.dial(process, None)).status == 201
+            await client.acl_setuser("default", enabled=True, commands=["+subscribe"])
+        async with asyncio.timeout(20):
+            while (await made.dial(process, "later")).status != 201:
+                await asyncio.sleep(0.05)
+        assert simulator.rings == len(simulator.creates())
 
 
 async def test_many_keys_at_once_wait_for_redis_and_none_takes_it_for_gone(farm: Farm, redis: RedisOfKeys) -> None:

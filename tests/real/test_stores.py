@@ -365,6 +365,7 @@ async def test_who_listens_is_alive_for_all_and_a_stranger_is_not(make: Make) ->
         await until(lambda: all(heard))
 
         for store in (one, other):
+            await store.vouched()
             assert await store.alive(one.owner)
             assert await store.alive(other.owner)
             assert not await store.alive("0" * 32)
@@ -916,6 +917,47 @@ async def test_a_redis_that_is_gone_paused_or_back_is_told_apart(tmp_path: Path,
         await server.start()
         assert await store.read("k") is None
         await store.close()
+
+
+async def test_who_does_not_listen_to_redis_is_vouched_for_by_nobody(tmp_path: Path, unused_tcp_port: int) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port):
+        one, other = (RedisStore(RedisServer("127.0.0.1", unused_tcp_port)) for _ in range(2))
+        heard: list[str | None] = []
+        watching = asyncio.create_task(other.listen(heard.append))
+        await until(lambda: heard)
+        with pytest.raises(StoreUnavailable):
+            await one.vouched()
+        assert not await other.alive(one.owner)
+
+        listening = asyncio.create_task(one.listen(lambda _: None))
+        await one.vouched()
+        assert await other.alive(one.owner)
+
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        with pytest.raises(StoreUnavailable):
+            await one.vouched()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await one.close()
+        await other.close()
+
+
+async def test_who_listens_to_redis_can_be_stopped_at_any_time(tmp_path: Path, unused_tcp_port: int) -> None:
+    async def stopped(after: float) -> None:
+        store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+        heard: list[str | None] = []
+        listening = asyncio.create_task(store.listen(heard.append))
+        await until(lambda: heard)
+        # About when it looks around by itself.
+        await asyncio.sleep(after)
+        listening.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(listening, return_exceptions=True)
+        await store.close()
+
+    async with redis_server(tmp_path / "redis", unused_tcp_port):
+        await asyncio.gather(*(stopped(0.49 + number / 4000) for number in range(120)))
 
 
 async def test_a_redis_that_loses_everything_is_noticed_by_who_listens(tmp_path: Path, unused_tcp_port: int) -> None:
