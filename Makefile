@@ -24,10 +24,10 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-manifests mutants benchmark stack dashboards lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-manifests mutants benchmark stack dashboards dashboards-preview lock format wheel-test clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv with everything in it (every other target does so by itself)
 
@@ -81,6 +81,9 @@ stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, ca
 
 dashboards: $(READY) ## write the Grafana dashboards anew from deploy/grafana
 	@$(BIN)/python -m deploy.grafana $(ARGS)
+
+dashboards-preview: $(READY) ## draw the dashboards with Grafana's components, from the data of a stack that runs for minutes
+	@$(BIN)/python -m deploy.grafana.preview $(ARGS)
 
 lock: $(READY) ## make requirements.lock anew from pyproject.toml
 	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)

@@ -20,6 +20,7 @@ from deploy.grafana.panels import (
     increase,
     lines,
     number,
+    or_none,
     page,
     quantiles,
     rate,
@@ -106,6 +107,7 @@ def callers() -> Dashboard:
                         "s",
                         [(left, "{{account}}")],
                         width=16,
+                        filled=False,
                         marks=[(_NEAR, BAD)],
                         runbook="DialGatewayTokenNearExpiry",
                     ),
@@ -130,11 +132,13 @@ def callers() -> Dashboard:
                         "short",
                         [
                             (
-                                total("account", increase(refreshes, own, _FAILED)) + " or vector(0)",
+                                or_none(total("account", increase(refreshes, own, _FAILED)), "account"),
                                 "{{account}}",
                             )
                         ],
                         width=THIRD,
+                        colours={"none": GOOD},
+                        hue=BAD,
                         bars=True,
                         stacked=True,
                         runbook="DialGatewayTokenNotRenewed",
@@ -165,11 +169,13 @@ def callers() -> Dashboard:
                         "reqps",
                         [
                             (
-                                total("code", rate("gateway_requests_total", whose, 'code!="ok"')) + " or vector(0)",
+                                or_none(total("code", rate("gateway_requests_total", whose, 'code!="ok"')), "code"),
                                 "{{code}}",
                             )
                         ],
                         stacked=True,
+                        colours={"account-busy": FAINT, "no-agent-available": CALM, "unauthenticated": WARN},
+                        hue=BAD,
                         bars=True,
                         logs='code="${__field.labels.code}"',
                     ),

@@ -53,6 +53,11 @@ def total(by: str, expression: str) -> str:
     return f"sum by ({by}) ({expression})" if by else f"sum({expression})"
 
 
+def or_none(expression: str, label: str) -> str:
+    """A line at nothing, called `none`, as long as there are no series at all."""
+    return f'{expression} or on () label_replace(vector(0), "{label}", "none", "", "")'
+
+
 def quantile(q: float, histogram: str, by: str, *matchers: str) -> str:
     """A quantile of a histogram."""
     labels = f"le, {by}" if by else "le"
@@ -85,8 +90,13 @@ def lines(  # noqa: PLR0913 - what a panel can be
     runbook: str = "",
     logs: str = "",
     least: float | None = 0.0,
+    filled: bool = True,
+    hue: str = "",
 ) -> timeseries.Panel:
-    """Series over time. `marks` are lines across, `colours` those of series by name, `logs` a filter of the log."""
+    """Series over time.
+
+    `marks` are lines across, `colours` those of series by name, `hue` that of all others, `logs` a filter of the log.
+    """
     panel = (
         timeseries.Panel()
         .title(title)
@@ -96,7 +106,7 @@ def lines(  # noqa: PLR0913 - what a panel can be
         .height(_HEIGHT)
         .datasource(_SOURCE)
         .line_width(1)
-        .fill_opacity(70 if bars else 25 if stacked else 8)
+        .fill_opacity(70 if bars else 25 if stacked else 8 if filled else 0)
         .show_points(commons.VisibilityMode.NEVER)
         .line_interpolation(commons.LineInterpolation.LINEAR)
         .tooltip(common.VizTooltipOptions().mode(commons.TooltipDisplayMode.MULTI).sort(commons.SortOrder.DESCENDING))
@@ -112,6 +122,11 @@ def lines(  # noqa: PLR0913 - what a panel can be
         panel = panel.min(least)
     if bars:
         panel = panel.draw_style(commons.GraphDrawStyle.BARS)
+    if bars and unit == "short":
+        panel = panel.axis_soft_max(1)  # or nothing at all would be shown on a scale of 100
+    if hue:
+        shades = dashboard.FieldColor().mode(dashboards.FieldColorModeId.SHADES).fixed_color(hue)
+        panel = panel.color_scheme(shades)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(commons.StackingMode.NORMAL).group("A"))
     if marks:

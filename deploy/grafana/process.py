@@ -16,6 +16,7 @@ from deploy.grafana.panels import (
     increase,
     lines,
     number,
+    or_none,
     page,
     quantile,
     rate,
@@ -167,7 +168,7 @@ def process() -> Dashboard:
                         "short",
                         [
                             (
-                                total("result", increase("gateway_config_reloads_total")) + " or vector(0)",
+                                or_none(total("result", increase("gateway_config_reloads_total")), "result"),
                                 "{{result}}",
                             )
                         ],

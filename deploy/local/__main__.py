@@ -49,6 +49,7 @@ class Stack:
 
     directory: Path
     running: list[tuple[str, asyncio.subprocess.Process]] = field(default_factory=list)
+    prometheus: str = ""  # its address, once it runs
 
     async def start(self, name: str, *command: str) -> None:
         """Start a process; what it prints goes into a file of its name."""
@@ -101,8 +102,8 @@ async def stack(directory: Path) -> AsyncIterator[tuple[Stack, Callers]]:
         contact_centre = await _contact_centre(made)
         keys = {name: new_key().reveal().decode() for name in _SERVICES}
         gateways = await _gateways(made, contact_centre, redis, keys)
-        watching = await _prometheus(made, [admin for _, admin in gateways])
-        _say(_told(directory, contact_centre, gateways, watching, redis, keys))
+        made.prometheus = await _prometheus(made, [admin for _, admin in gateways])
+        _say(_told(directory, contact_centre, gateways, made.prometheus, redis, keys))
         yield made, Callers([address for address, _ in gateways], keys, contact_centre["control"])
     finally:
         await made.stop()

@@ -1,6 +1,7 @@
 """Two services that call all the time: calls that are followed, repeated, released, refused, and now and then fail.
 
-Owns the mix of calls. Refuses to be a benchmark: it makes a few calls a second, so that there is something to see.
+Owns the mix of calls, and a stranger who tries keys. Refuses to be a benchmark: it makes a few calls a second, with the
+tide, so that there is something to see.
 """
 
 from __future__ import annotations
@@ -8,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import random
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import aiohttp
 
+from gateway.auth import new_key
 from gateway.client import DialClient, DialError
 
 _PAUSE_SECONDS: Final = 0.4
+_TIDE_SECONDS: Final = 75.0
+_TIDE: Final = 0.5  # how much longer or shorter it makes the pauses
+_STRANGE_SECONDS: Final = 3.0
 _FAULT_SECONDS: Final = 7.0
 _TALK_SECONDS: Final = 2.0
 _MEDIA: Final[tuple[Literal["voice", "video"], ...]] = ("voice", "voice", "video")
@@ -51,18 +58,21 @@ class Callers:
             ]
             session = await opened.enter_async_context(aiohttp.ClientSession())
             faults = asyncio.create_task(self._disturb(session))
+            stranger = asyncio.create_task(self._intrude(session))
             try:
                 for client in itertools.cycle(clients):
                     call = asyncio.create_task(self._call(client))
                     self._calls.add(call)
                     call.add_done_callback(self._calls.discard)
-                    await asyncio.sleep(random.expovariate(1 / _PAUSE_SECONDS))
-                    if faults.done():
-                        faults.result()
+                    await asyncio.sleep(random.expovariate(1 / _pause()))
+                    for other in (faults, stranger):
+                        if other.done():
+                            other.result()
             finally:
-                for task in (faults, *self._calls):
+                others = (faults, stranger, *self._calls)
+                for task in others:
                     task.cancel()
-                await asyncio.gather(faults, *self._calls, return_exceptions=True)
+                await asyncio.gather(*others, return_exceptions=True)
 
     def summary(self) -> str:
         """What became of the calls, in a line."""
@@ -87,3 +97,14 @@ class Callers:
             await asyncio.sleep(_FAULT_SECONDS)
             async with session.post(f"{self._control}/faults", json=fault) as answer:
                 answer.raise_for_status()
+
+    async def _intrude(self, session: aiohttp.ClientSession) -> None:
+        for address in itertools.cycle(self._gateways):
+            await asyncio.sleep(random.expovariate(1 / _STRANGE_SECONDS))
+            headers = random.choice(({}, {"Authorization": f"Bearer {new_key().reveal().decode()}"}))  # noqa: S311 - a mix
+            async with session.post(f"http://{address}/dial", json={"media": "voice"}, headers=headers) as answer:
+                self._became[(await answer.json())["code"]] += 1
+
+
+def _pause() -> float:
+    return _PAUSE_SECONDS * (1 + _TIDE * math.sin(2 * math.pi * time.monotonic() / _TIDE_SECONDS))
