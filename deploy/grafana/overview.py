@@ -163,7 +163,7 @@ def overview() -> Dashboard:
                         "percentunit",
                         [(or_none(f"{by_code} / on () group_left () ({dials} > 0)", "code"), "{{code}}")],
                         stacked=True,
-                        colours={"none": GOOD},
+                        colours={"none": GOOD, "upstream-unreachable": WARN, "upstream-invalid-response": WARN},
                         hue=BAD,
                         marks=[(_OBJECTIVE, WARN)],
                         runbook="DialGatewayErrorBudgetBurnsFast",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from deploy.browser import Page, browser
 from gateway.openapi import PAGE_HEADERS, document, page
-from tests.browser import Page, browser
 from tests.conftest import need
 from tests.harness import Farm
 

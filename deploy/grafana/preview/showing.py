@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tests.browser import Page, browser
+from deploy.browser import Page, browser
 
 _HERE: Final = Path(__file__).parent
 _SOURCES: Final = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json")

@@ -94,7 +94,7 @@ async def browser(program: str, profile: Path) -> AsyncIterator[Page]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        assert process.stderr is not None
+        assert process.stderr is not None  # noqa: S101 - it was asked for
         async with asyncio.timeout(_SECONDS):
             async for line in process.stderr:
                 if line.startswith(b"DevTools listening on "):
