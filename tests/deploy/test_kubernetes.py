@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,11 +218,18 @@ def test_a_job_gets_a_sidecar_and_a_workload_without_the_label_does_not(tmp_path
     assert "initContainers" not in of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
-def test_the_commands_of_the_readme_make_what_the_example_needs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```sh kubernetes\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_commands_of_the_readme_make_what_an_overlay_needs(
+    name: str, tmp_path: Path, certificates: Certificates
+) -> None:
+    blocks = re.findall(r"^```sh kubernetes\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if f"overlays/{name}\n" in block)
     (tmp_path / "deploy").symlink_to(ROOT.parent)
-    for name in ("nslb-ca.pem", "app-key", "app-secret", "key"):
-        (tmp_path / name).write_text(name)
+    for file in ("nslb-ca.pem", "redis-ca.pem", "app-key", "app-secret", "redis-password", "encryption-key", "key"):
+        (tmp_path / file).write_text(file)
+    pair = certificates.issue("shared")
+    shutil.copy(pair.certificate, tmp_path / "tls.crt")
+    shutil.copy(pair.key, tmp_path / "tls.key")
     # There is no cluster: what would be sent to it is printed.
     command = tmp_path / "bin" / "kubectl"
     command.parent.mkdir()
@@ -246,13 +254,25 @@ echo ---
 
     assert (done.returncode, done.stderr) == (0, "")
     manifests = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
-    assert {manifest["metadata"].get("namespace", "dial-example") for manifest in manifests} == {"dial-example"}
+    namespace = of_kind(overlay(name), "Namespace")["metadata"]["name"]
+    assert {manifest["metadata"].get("namespace", namespace) for manifest in manifests} == {namespace}
     made = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
-    pod = of_kind(overlay("example"), "Deployment")["spec"]["template"]["spec"]
+    pod = of_kind(overlay(name), "Deployment")["spec"]["template"]["spec"]
     assert set(sources(pod)) <= made.keys()
-    assert set(made["Secret", "dial-gateway"]["data"]) == {"app-key", "app-secret"}
-    assert set(made["Secret", "application"]["data"]) == {"key"}
-    assert set(made["ConfigMap", "dial-gateway-ca"]["data"]) == {"nslb-ca.pem"}
+    # Each file that the configuration names is one of what was made, or comes with the image.
+    (written,) = (
+        yaml.safe_load(manifest["data"]["gateway.yaml"])
+        for (kind, called), manifest in made.items()
+        if kind == "ConfigMap" and "gateway.yaml" in manifest.get("data", {}) and called.startswith("dial-gateway")
+    )
+    files = re.findall(r"'(/(?:etc|var)/[^']+)'", str(written))
+    mounts = {mount["mountPath"]: mount["name"] for one in containers(pod) for mount in one["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert len(files) >= 4
+    for file in files:
+        directory, _, base = file.rpartition("/")
+        ((kind, called),) = sources({"volumes": [volumes[mounts[directory]]]})
+        assert base in made[kind, called]["data"], file
 
 
 # --- the configuration
