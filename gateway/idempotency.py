@@ -151,6 +151,7 @@ class Keys:
         self._vault = vault
         self._count = count
         self._wall = wall
+        self._running: dict[str, Entry] = {}  # whatever becomes of the store, what runs here is known here
         self._unsettled: dict[str, tuple[str, Entry | None, Entry, int]] = {}
 
     async def begin(self, service: str, key: str, asked: str, attempt: str) -> Begun | Replay:
@@ -197,7 +198,7 @@ class Keys:
     async def _begin(self, place: str, asked: str, attempt: str) -> Begun | Replay | None:
         """`None` if somebody else was faster, so that it is to be decided anew."""
         kept = await self._vault.record(place)
-        entry = None
+        entry = self._running.get(place)
         if kept is not None:
             if kept.content is None:
                 raise StoreUnavailable("no key opens it")
@@ -219,13 +220,16 @@ class Keys:
                 raise
             if not version:
                 return None
+            self._running[place] = entry
             self._count(decision)
             return Begun(self, place, entry, version)
-        assert entry is not None and kept is not None  # noqa: S101, PT018 - nothing is decided of nothing but NEW
+        assert entry is not None  # noqa: S101 - nothing is decided of nothing but NEW
         if decision is Decision.INTERRUPTED:
             entry = Entry(asked, State.INTERRUPTED, entry.attempt, entry.owner, 0.0)
-            if not await self._vault.write(place, entry.encode(), after=kept.version, seconds=self.keep):
+            after = kept.version if kept is not None else 0
+            if not await self._vault.write(place, entry.encode(), after=after, seconds=self.keep):
                 return None
+            self._running.pop(place, None)
             decision = Decision.REPLAYED
         self._count(decision)
         if decision is Decision.MISMATCH:
@@ -235,6 +239,11 @@ class Keys:
         return _replay(entry)
 
     async def _settle(self, place: str, entry: Entry | None, begun: Entry, version: int) -> None:
+        await self._written(place, entry, begun, version)
+        if self._running.get(place) is begun:
+            del self._running[place]
+
+    async def _written(self, place: str, entry: Entry | None, begun: Entry, version: int) -> None:
         for _ in range(_MOST_TRIES):
             if entry is None:
                 done = await self._vault.erase(place, after=version)

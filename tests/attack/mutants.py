@@ -581,6 +581,13 @@ MUTANTS: Final = (
         "tests/real/test_many_replicas.py -k takes_no_key",
     ),
     Mutant(
+        "what runs here is known here, whatever becomes of the store",
+        "gateway/idempotency.py",
+        "        entry = self._running.get(place)\n",
+        "        entry = None\n",
+        "tests/real/test_many_replicas.py -k forgotten_with",
+    ),
+    Mutant(
         "who listens to Redis can be stopped",
         "gateway/store/redis.py",
         "                cancelled()\n                if message",

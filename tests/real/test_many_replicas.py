@@ -89,6 +89,25 @@ async def test_a_gateway_that_others_cannot_see_takes_no_key(farm: Farm, redis: 
         assert simulator.rings == len(simulator.creates())
 
 
+async def test_what_runs_here_is_not_forgotten_with_the_store(farm: Farm, redis: RedisOfKeys) -> None:
+    simulator = await farm.simulator()
+    simulator.fault(Fault("delay", "create", seconds=1.0))
+    async with gateways(farm, simulator, redis.url, 1) as made:
+        (process,) = made.running
+        first = asyncio.create_task(made.dial(process, CALL))
+        await until(simulator.creates)
+        await redis.server.flush()
+
+        assert in_progress(await made.dial(process, CALL))
+        other = await made.request(process, "POST", "/dial", {"Idempotency-Key": CALL}, json={"media": "video"})
+        assert (other.status, other.json["code"]) == (422, "idempotency-key-reused")
+        accepted = await first
+        again = await made.dial(process, CALL)
+
+        assert (accepted.status, again.status, again.body) == (201, 201, accepted.body)
+        assert len(simulator.creates()) == simulator.rings == 1
+
+
 async def test_many_keys_at_once_wait_for_redis_and_none_takes_it_for_gone(farm: Farm, redis: RedisOfKeys) -> None:
     simulator = await farm.simulator()
     async with gateways(farm, simulator, redis.url, 1) as made:
