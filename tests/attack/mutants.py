@@ -515,7 +515,7 @@ MUTANTS: Final = (
         "gateway/idempotency.py",
         "version = await self._vault.write(place, entry.encode(), after=0, seconds=self.limit + self.keep)\n",
         "version = 1\n",
-        f"{KEYS} -k at_once",
+        "tests/real/test_many_replicas.py -k many_times_at_once",
     ),
     Mutant(
         "a key stays taken when a call may have been made",
