@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-manifests mutants benchmark stack dashboards dashboards-preview lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-chart check-manifests mutants benchmark stack dashboards dashboards-preview chart lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -49,7 +49,7 @@ else
 	$(PYTEST) $(ARGS)
 endif
 
-check: check-style check-types check-imports check-lock check-dashboards ## run every check that needs no test run
+check: check-style check-types check-imports check-lock check-dashboards check-chart ## run every check that needs no test run
 
 check-style: $(READY) ## lint, and look at the format
 	$(BIN)/ruff check $(CODE)
@@ -64,10 +64,13 @@ check-imports: $(READY) ## look at the layers, the modules and the words that mu
 check-dashboards: $(READY) ## see that the dashboards are what deploy/grafana writes
 	$(BIN)/python -m deploy.grafana --check
 
+check-chart: $(READY) ## see that the Helm chart is what the overlay `shared` makes
+	$(BIN)/python -m deploy.helm --check
+
 check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
 
-check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile (needs kubectl)
+check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile
 	@.ci/checkov
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
@@ -84,6 +87,9 @@ dashboards: $(READY) ## write the Grafana dashboards anew from deploy/grafana
 
 dashboards-preview: $(READY) ## draw the dashboards with Grafana's components, from the data of a stack that runs for minutes
 	@$(BIN)/python -m deploy.grafana.preview $(ARGS)
+
+chart: $(READY) ## write the Helm chart anew from the overlay `shared`
+	@$(BIN)/python -m deploy.helm $(ARGS)
 
 lock: $(READY) ## make requirements.lock anew from pyproject.toml
 	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -42,7 +43,9 @@ async def farm(tmp_path: Path, certificates: Certificates) -> AsyncIterator[Farm
 
 def need(program: str) -> str:
     """The path of a real server that a test needs; skips without it, and fails where it is required."""
-    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    # What is locked lies beside the interpreter, what Debian has for its administrator where not everybody looks.
+    places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")
+    found = shutil.which(program, path=os.pathsep.join(places))
     if found is not None:
         return found
     reason = f"{program} is not installed"

@@ -1,0 +1,173 @@
+"""The Helm chart: with its defaults the overlay `shared`, and each value where it belongs and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from deploy.helm.__main__ import CHART, documents
+from deploy.helm.chart import NAME, OPTIONAL, PARTS, chart
+from tests.conftest import need
+from tests.deploy.manifests import ROOT, Manifest, disagreements, insecure, rendered, template
+
+README = ROOT.parents[1] / "README.md"
+VERSION = "1.33"
+CUSTOM = "ServiceMonitor"
+# For each value another one than the default.
+OTHERS: dict[str, Any] = {
+    "configuration": "listen: {}\n",
+    "existing.secrets": "own",
+    "existing.tls": "1e3",  # a name that would be a number if it stood there plainly
+    "existing.authorities": "own",
+    "resources": {"limits": {"memory": "1Gi"}},
+    "terminationGracePeriodSeconds": 100,
+    "autoscaling.minReplicas": 3,
+    "autoscaling.maxReplicas": 9,
+    "networkPolicy.ingress": [{"from": [{"podSelector": {}}]}],
+    "networkPolicy.egress": [],
+}
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [need("helm"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def made(*arguments: str) -> dict[str, Manifest]:
+    """The manifests that Helm makes of the chart, by their kinds."""
+    done = helm("template", NAME, str(CHART), "--namespace", NAME, "--kube-version", VERSION, *arguments)
+    assert done.returncode == 0, done.stderr
+    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
+
+
+@cache
+def by_default() -> str:
+    return json.dumps(made())
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """A value as `values.yaml` has it."""
+    group, _, last = name.rpartition(".")
+    return {group: {last: value}} if group else {last: value}
+
+
+def test_the_chart_in_the_tree_is_the_one_that_the_overlay_makes() -> None:
+    assert {path: path.read_text() for path in CHART.rglob("*") if path.is_file()} == documents()
+
+
+def test_with_its_defaults_it_is_the_overlay() -> None:
+    overlay = {manifest["kind"]: manifest for manifest in rendered(ROOT / "overlays" / "shared")}
+    del overlay["Namespace"]
+    configuration = overlay["ConfigMap"]["metadata"]["name"]
+    overlay = json.loads(json.dumps(overlay).replace(configuration, NAME))
+    for manifest in overlay.values():
+        assert manifest["metadata"].pop("namespace") == NAME
+    text = overlay["ConfigMap"]["data"]["gateway.yaml"]
+    annotations = {"checksum/configuration": hashlib.sha256(text.encode()).hexdigest()}
+    overlay["Deployment"]["spec"]["template"]["metadata"]["annotations"] = annotations
+
+    assert made() == overlay
+
+
+def test_what_it_makes_is_valid_agreed_and_restricted() -> None:
+    manifests = made()
+
+    for manifest in manifests.values():
+        if manifest["kind"] != CUSTOM:
+            kubernetes_validate.validate(manifest, VERSION, strict=True)
+    assert list(disagreements([*manifests.values()])) == []
+    pod = template(manifests["Deployment"])
+    assert pod is not None
+    assert list(insecure(pod["spec"])) == []
+
+
+def test_helm_finds_nothing_to_complain_of() -> None:
+    done = helm("lint", "--strict", str(CHART))
+
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
+    assert "[ERROR]" not in done.stdout
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_value_stands_in_its_place_and_nowhere_else(name: str, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(json.dumps(nested(name, OTHERS[name])))
+
+    changed = made("--values", str(tmp_path / "values.yaml"))
+
+    kind, path = PARTS[name]
+    expected = json.loads(by_default())
+    holder: Any = expected[kind]
+    *steps, last = path.split("/")
+    for step in steps:
+        holder = next(item for item in holder if item["name"] == step) if isinstance(holder, list) else holder[step]
+    # Helm joins mappings.
+    holder[last] = holder[last] | OTHERS[name] if isinstance(holder[last], dict) else OTHERS[name]
+    if name == "configuration":  # new pods begin with it
+        annotations = expected["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+        annotations["checksum/configuration"] = hashlib.sha256(OTHERS[name].encode()).hexdigest()
+    assert changed == expected
+    assert changed != json.loads(by_default())
+
+
+@pytest.mark.parametrize("kind", OPTIONAL)
+def test_what_is_optional_can_be_left_out(kind: str) -> None:
+    assert made("--set", f"{OPTIONAL[kind]}=false").keys() == json.loads(by_default()).keys() - {kind}
+
+
+def test_a_digest_takes_the_place_of_the_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+
+    manifests = made("--set", f"image.repository=registry.example/dial,image.digest={digest}")
+
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example/dial@{digest}"
+
+
+def test_the_command_of_the_readme_installs_ones_own_configuration(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```sh kubernetes\n(helm install [^`]*)^```$", README.read_text(), re.MULTILINE)
+    (tmp_path / "deploy").symlink_to(ROOT.parent)
+    (tmp_path / "gateway.yaml").write_text("listen: {}\n")
+    # There is no cluster: what would be sent to it is printed.
+    command = block.replace("helm install", f"{need('helm')} template")
+
+    done = subprocess.run(["sh", "-ec", command], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    manifests = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
+    assert manifests.keys() == made().keys()
+    assert manifests["ConfigMap"]["data"] == {"gateway.yaml": "listen: {}\n"}
+    assert manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"] == "NAME:0.1.0"
+
+
+@pytest.mark.parametrize("setting", ["replicas=3", "image.tga=1", "autoscaling.minReplicas=many", "resources=1"])
+def test_a_misspelled_value_is_refused(setting: str) -> None:
+    done = helm("template", NAME, str(CHART), "--set", setting)
+
+    assert done.returncode != 0
+    assert "schema" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_overlay_that_lacks_a_part_makes_no_chart() -> None:
+    manifests = [one for one in rendered(ROOT / "overlays" / "shared") if one["kind"] != "HorizontalPodAutoscaler"]
+
+    with pytest.raises(ValueError, match=r"autoscaling\.maxReplicas"):
+        chart(manifests, "0.1.0")
+
+
+def test_text_that_helm_would_take_for_its_own_makes_no_chart() -> None:
+    manifests = rendered(ROOT / "overlays" / "shared")
+    manifests[0]["metadata"]["annotations"] = {"note": "{{ .Values }}"}
+
+    with pytest.raises(ValueError, match="Helm"):
+        chart(manifests, "0.1.0")
