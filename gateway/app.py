@@ -189,6 +189,8 @@ class Gateway:
         metrics = self._telemetry.metrics
         self._telemetry.log.set_level(configuration.log.level)
         metrics.config_success.set(self._loaded)
+        endpoints = [endpoint.name for endpoint in self._pools[0].endpoints]
+        metrics.expect(configuration.services, configuration.accounts, endpoints)
         for role, at in expiries.items():
             metrics.certificate_expires(role, at)
 

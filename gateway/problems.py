@@ -14,6 +14,7 @@ import orjson
 
 from gateway.model import Outcome
 
+_SERVER_ERROR: Final = 500
 MEDIA_TYPE: Final = "application/problem+json"
 
 
@@ -88,7 +89,10 @@ OUTCOME_UNKNOWN: Final = ProblemType(
     "outcome-unknown", 504, "What became of the first request isn't known", Outcome.UNKNOWN
 )
 
-FIXED_CODES: Final = frozenset(value.code for value in list(globals().values()) if isinstance(value, ProblemType))
+_FIXED: Final = [value for value in list(globals().values()) if isinstance(value, ProblemType)]
+FIXED_CODES: Final = frozenset(kind.code for kind in _FIXED)
+# Those that are not the caller's.
+FAILURE_CODES: Final = tuple(sorted({kind.code for kind in _FIXED if kind.status >= _SERVER_ERROR}))
 
 _RETRY_AFTER_REJECTION: Final = 5
 

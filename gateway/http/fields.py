@@ -23,6 +23,8 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
+_SAMPLED: Final = 1
+_RANDOM: Final = 2
 _REQUEST_ID_BYTES: Final = 16
 _TRACE_BYTES: Final = 24
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -58,7 +60,10 @@ def _continued(traceparent: str, span_id: str) -> Trace | None:
         and match[3] != _NO_SPAN
         and (match[5] is None or match[1] != "00")
     ):
-        return Trace(match[2], span_id, match[4] if match[1] == "00" else "00", match[3])
+        # Of a later version only the sampled flag is known to mean the same (W3C Trace Context, 3.2.4); of this one the
+        # random flag goes on as well (Level 2, 3.2.2.5.2), and what no version defines yet is 0.
+        flags = int(match[4], 16) & (_SAMPLED | _RANDOM if match[1] == "00" else _SAMPLED)
+        return Trace(match[2], span_id, f"{flags:02x}", match[3])
     return None
 
 

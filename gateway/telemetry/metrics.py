@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Collection
+from itertools import product
 from typing import Final
 
 from prometheus_client import (
@@ -19,12 +21,20 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from gateway.model import Outcome
+from gateway.model import Operation, Outcome
+from gateway.problems import FAILURE_CODES
 from gateway.telemetry.tallies import Counts, Distributions, Levels
 
 NONE: Final = "-"  # no name of the configuration can be this: they begin with a letter or a digit
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MOST_DIGITS: Final = 6
+_AUTHENTICATIONS: Final = (
+    *product(("api_key",), ("accepted", "unknown", "expired")),
+    *product(("none",), ("missing", "ambiguous", "malformed")),
+)
+_DECISIONS: Final = ("new", "replayed", "in_progress", "mismatch")
+_REASONS: Final = ("overload", "draining")
+_RESULTS: Final = ("success", "failure")
 
 
 class ResultCodes:
@@ -91,7 +101,7 @@ class Metrics:
         )
         self._in_flight = Levels(registry, "gateway_requests_in_flight", "Requests under way.", "operation")
         self._authentication = counts("authentication", "Attempts of callers to authenticate.", "method", "result")
-        self._rejected = counter("rejected", "Requests refused for want of room.", "service", "reason")
+        self._rejected = counts("rejected", "Requests refused for want of room.", "service", "reason")
         self._connections = gauge("upstream_connections", "Connections to NSLB, idle or busy.", "endpoint", "state")
         self._token_expiry = gauge(
             "token_expiry_timestamp_seconds", "When the account's present token expires.", "account"
@@ -124,9 +134,26 @@ class Metrics:
         Info("build", "The version that runs.", namespace="gateway", registry=registry).info({"version": version})
         ProcessCollector(namespace="gateway", registry=registry)
         self._lateness: deque[float] = deque(maxlen=15)
+        self._authentication.expect(_AUTHENTICATIONS)
+        self._idempotency.expect(product(_DECISIONS))
+        for result in _RESULTS:
+            self._reloads.labels(result)
+
+    def expect(self, services: Collection[str], accounts: Collection[str], endpoints: Collection[str]) -> None:
+        """Show from its beginning what is rare and must be noticed, by the names of a configuration."""
+        create, missed = (Operation.CREATE,), (Outcome.UNKNOWN, Outcome.NOT_SENT)
+        self._requests.expect(product(services, create, ("ok", *FAILURE_CODES)))
+        self._request_duration.expect(product(create, Outcome))
+        self._upstream_requests.expect(product(endpoints, accounts, create, missed, (NONE,)))
+        self._upstream_duration.expect(product(endpoints, create))
+        self._rejected.expect(product((NONE, *services), _REASONS))
+
+    def expect_refreshes(self, account: str, triggers: Collection[str]) -> None:
+        """The same of the refreshes of an account."""
+        self._token_refreshes.expect(product((account,), triggers, _RESULTS))
 
     def request(  # noqa: PLR0913, PLR0917 - one argument for each label of the contract
-        self, service: str | None, operation: str, code: str, outcome: str, duration: float, trace_id: str
+        self, service: str | None, operation: str, code: str, outcome: str, duration: float, trace_id: str | None
     ) -> None:
         """Count a caller's request and how long it took; a service that is not known is `None`."""
         self._requests.add(service or NONE, operation, code)
@@ -140,7 +167,7 @@ class Metrics:
         outcome: Outcome,
         result_code: str | None,
         duration: float,
-        trace_id: str,
+        trace_id: str | None,
     ) -> None:
         """Count one attempt at an endpoint; its duration only when something was sent."""
         label = self.result_codes.label(result_code)
@@ -162,7 +189,7 @@ class Metrics:
 
     def rejected(self, service: str | None, reason: str) -> None:
         """Count a request refused for want of room (`overload`) or of time (`draining`)."""
-        self._rejected.labels(service or NONE, reason).inc()
+        self._rejected.add(service or NONE, reason)
 
     def connections(self, endpoint: str, idle: int, busy: int) -> None:
         """Set how many connections an endpoint has."""

@@ -45,6 +45,7 @@ class Record:
 
     `sent` says whether any of its bytes may have reached NSLB. `polls` counts the long polls that it shared with
     others, whose attempts are counted elsewhere. `late` says that the caller's time was over, and that it was told so.
+    `asked` is the method and the path of what NSLB was asked.
     """
 
     # Most requests end with most of these as they are; set here, they cost nothing until they change.
@@ -60,6 +61,7 @@ class Record:
     polls = 0
     late = False
     traced = False
+    asked = ("_OTHER", "")
     server_address: str | None = None
     server_port: int | None = None
     upstream_duration: float | None = None
@@ -120,26 +122,31 @@ class Telemetry:
         self._count(record, duration)
         self._write(record, duration)
         if record.traced and self._traces is not None:
-            self._traces.close(record, now)
+            self._traces.served(record, now)
 
     def polled(self, record: Record) -> None:
         """Count the attempts of a long poll, which is nobody's request, and export its spans."""
         self._count_attempts(record)
         if record.traced and self._traces is not None:
-            self._traces.close(record, self.monotonic())
+            self._traces.polled(record, self.monotonic())
 
     def _count(self, record: Record, duration: float) -> None:
         metrics = self.metrics
         operation = record.operation or NONE
-        trace_id = record.trace.trace_id
-        metrics.request(record.service, operation, record.code or "ok", record.outcome, duration, trace_id)
+        code = record.code or "ok"
+        metrics.request(record.service, operation, code, record.outcome, duration, self._exemplary(record))
         if record.authentication is not None:
             metrics.authentication(*record.authentication)
         self._count_attempts(record)
         if record.rejected is not None:
             metrics.rejected(record.service, record.rejected)
 
+    def _exemplary(self, record: Record) -> str | None:
+        """The id that an exemplar leads to: of a trace that is exported, or, where none is, of lines of the log."""
+        return record.trace.trace_id if record.traced or self._traces is None else None
+
     def _count_attempts(self, record: Record) -> None:
+        trace_id = self._exemplary(record)
         for attempt in record.attempts:
             self.metrics.upstream_request(
                 attempt.endpoint,
@@ -148,7 +155,7 @@ class Telemetry:
                 attempt.outcome,
                 attempt.result_code,
                 attempt.duration,
-                record.trace.trace_id,
+                trace_id,
             )
 
     def _write(self, record: Record, duration: float) -> None:

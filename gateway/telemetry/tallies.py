@@ -21,6 +21,10 @@ Labels = tuple[str, ...]
 _Last = tuple[str, float, float]
 
 
+# So that a configuration with very many names doesn't make series that nobody will ever need.
+_MOST_EXPECTED: Final = 2_000
+
+
 class Counts(Collector):
     """A counter with labels, whose values are given in the order of `labels`."""
 
@@ -34,6 +38,16 @@ class Counts(Collector):
     def add(self, *labels: str) -> None:
         """Count one."""
         self._values[labels] = self._values.get(labels, 0) + 1
+
+    def expect(self, series: Iterable[Labels]) -> None:
+        """Show series before there is anything to count, as long as there are not very many.
+
+        One that begins with 1 has no increase in Prometheus, which doesn't know that it was 0 before.
+        """
+        for labels in series:
+            if len(self._values) >= _MOST_EXPECTED:
+                return
+            self._values.setdefault(labels, 0)
 
     def collect(self) -> Iterable[Metric]:
         """The family with all of its series."""
@@ -91,16 +105,25 @@ class Distributions(Collector):
 
     def observe(self, value: float, trace_id: str | None, *labels: str) -> None:
         """Count one value, which the trace of that id had, if it belongs to one."""
-        found = self._values.get(labels)
-        if found is None:
-            size = len(self._shown)
-            found = self._values[labels] = ([0] * size, [0.0], [None] * size)
-        counts, total, last = found
+        counts, total, last = self._values.get(labels) or self._begun(labels)
         bucket = bisect_left(self._bounds, value)
         counts[bucket] += 1
         total[0] += value
         if trace_id is not None:
             last[bucket] = (trace_id, value, self._wall())
+
+    def expect(self, series: Iterable[Labels]) -> None:
+        """Show series before there is anything to observe, as `Counts.expect`."""
+        for labels in series:
+            if len(self._values) >= _MOST_EXPECTED:
+                return
+            if labels not in self._values:
+                self._begun(labels)
+
+    def _begun(self, labels: Labels) -> tuple[list[int], list[float], list[_Last | None]]:
+        size = len(self._shown)
+        begun = self._values[labels] = ([0] * size, [0.0], [None] * size)
+        return begun
 
     def collect(self) -> Iterable[Metric]:
         """The family with all of its series."""

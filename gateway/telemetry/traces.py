@@ -30,10 +30,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from gateway.model import Operation, Outcome, Trace
+from gateway.model import Outcome, Trace
 from gateway.telemetry.record import Attempt, Record, new_span_id
 
 _NAME: Final = "dial-gateway"
+_OTHER_METHOD: Final = "_OTHER"
 _SAMPLED: Final = 1
 _ERROR_STATUS: Final = 500
 _CLIENT_ERROR_STATUS: Final = 400
@@ -67,29 +68,46 @@ class Traces:
         flags = int(trace.flags, 16) & ~_SAMPLED | record.traced
         record.trace = Trace(trace.trace_id, trace.span_id, f"{flags:02x}", trace.parent_id)
 
-    def close(self, record: Record, now: float) -> None:
+    def served(self, record: Record, now: float) -> None:
         """Export the spans of a request that has ended; `now` is in seconds of the monotonic clock."""
-        if not record.traced:
-            return
+        # A method that is not of HTTP is told of as `_OTHER`, and so is a head that nobody can read.
+        method = record.method or _OTHER_METHOD
+        name = "HTTP" if method == _OTHER_METHOD else method
+        found: Attributes = {
+            "http.request.method": method,
+            "http.response.status_code": record.status,
+            "url.scheme": self._scheme,
+        }
+        if record.route is not None:
+            name = f"{name} {record.route}"
+            # The path itself is not kept: an id in it is the caller's alone.
+            found |= {"http.route": record.route, "url.path": record.route}
+        if record.client_address is not None:
+            found["client.address"] = record.client_address
+        self._close(record, now, name, SpanKind.SERVER, found)
+
+    def polled(self, record: Record, now: float) -> None:
+        """Export the spans of a long poll, which is nobody's request."""
+        self._close(record, now, f"poll {record.operation}", SpanKind.INTERNAL, {})
+
+    def _close(self, record: Record, now: float, name: str, kind: SpanKind, about: Attributes) -> None:
         ended = time.time_ns()
         trace = record.trace
         own = _context(trace, trace.span_id)
         parent = None if trace.parent_id is None else _context(trace, trace.parent_id, remote=True)
-        served = record.method is not None
-        name = f"{record.method} {record.route}" if record.route else record.method or f"poll {record.operation}"
-        kind = SpanKind.SERVER if served else SpanKind.INTERNAL
         # A 4xx is the caller's error, not this server's (semantic conventions, HTTP server spans).
         failed = record.status >= _ERROR_STATUS or record.outcome is Outcome.UNKNOWN
         began = ended - _nanoseconds(now - record.started)
-        self._export(name, own, parent, kind, self._of_request(record), (began, ended), failed=failed)
+        self._export(name, own, parent, kind, about | _of_request(record), (began, ended), failed=failed)
+        method, path = record.asked
         for attempt in record.attempts:
             finished = ended - _nanoseconds(now - attempt.ended)
             self._export(
-                _method(record),
+                method,
                 _context(trace, attempt.span_id or new_span_id()),
                 own,
                 SpanKind.CLIENT,
-                _of_attempt(record, attempt),
+                _of_attempt(attempt, method, path),
                 (finished - _nanoseconds(attempt.duration), finished),
                 failed=attempt.outcome is not Outcome.ACCEPTED,
             )
@@ -127,29 +145,20 @@ class Traces:
             )
         )
 
-    def _of_request(self, record: Record) -> Attributes:
-        found: Attributes = {"dial.request_id": record.request_id, "dial.outcome": record.outcome}
-        for name, value in (
-            ("http.request.method", record.method),
-            ("http.route", record.route),
-            ("client.address", record.client_address),
-            ("dial.service", record.service),
-            ("dial.account", record.account),
-            ("dial.operation", record.operation),
-            ("dial.code", record.code),
-        ):
-            if value is not None:
-                found[name] = value
-        if record.method is not None:
-            # What a span of a server must have; the path is not kept, and the route is what is known of it.
-            found |= {
-                "url.scheme": self._scheme,
-                "url.path": record.route or "",
-                "http.response.status_code": record.status,
-            }
-        if record.status >= _ERROR_STATUS:
-            found["error.type"] = record.code or str(record.status)
-        return found
+
+def _of_request(record: Record) -> Attributes:
+    found: Attributes = {"dial.request_id": record.request_id, "dial.outcome": record.outcome}
+    for name, value in (
+        ("dial.service", record.service),
+        ("dial.account", record.account),
+        ("dial.operation", record.operation),
+        ("dial.code", record.code),
+    ):
+        if value is not None:
+            found[name] = value
+    if record.status >= _ERROR_STATUS:
+        found["error.type"] = record.code or str(record.status)
+    return found
 
 
 def _context(trace: Trace, span_id: str, *, remote: bool = False) -> SpanContext:
@@ -160,17 +169,13 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * _NANOSECONDS)
 
 
-def _method(record: Record) -> str:
-    return "POST" if record.operation in {Operation.CREATE, Operation.DROP} else "GET"
-
-
-def _of_attempt(record: Record, attempt: Attempt) -> Attributes:
+def _of_attempt(attempt: Attempt, method: str, path: str) -> Attributes:
     endpoint = urlsplit(attempt.endpoint)
     found: Attributes = {
-        "http.request.method": _method(record),
+        "http.request.method": method,
         "server.address": endpoint.hostname or "",
         "server.port": endpoint.port or 0,
-        "url.full": attempt.endpoint,
+        "url.full": attempt.endpoint + path,
         "dial.outcome": attempt.outcome,
     }
     if attempt.result_code is not None:

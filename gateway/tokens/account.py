@@ -62,6 +62,7 @@ class Account:
         self._timer: asyncio.TimerHandle | None = None
         self._resting = False
         self._changed: asyncio.Event = asyncio.Event()
+        metrics.expect_refreshes(name, tuple(Trigger))
 
     # --- for a request
 

@@ -15,12 +15,12 @@ from gateway.telemetry import Attempt, Record
 from gateway.upstream.pool import Endpoint, Pool
 from gateway.upstream.reading import Reading, Verdict
 
-_BASE: Final = b"/service-cloud/rest/webadapter/v1/webadapterfacade/"
-_LINES: Final = {
-    Operation.CREATE: b"POST " + _BASE + b"createClickToCall",
-    Operation.CHECK: b"GET " + _BASE + b"checkClickToCallSupport",
-    Operation.EVENTS: b"GET " + _BASE + b"getClickToCallEvents",
-    Operation.DROP: b"POST " + _BASE + b"dropClickToCall",
+_BASE: Final = "/service-cloud/rest/webadapter/v1/webadapterfacade/"
+_REQUESTS: Final = {
+    Operation.CREATE: ("POST", _BASE + "createClickToCall"),
+    Operation.CHECK: ("GET", _BASE + "checkClickToCallSupport"),
+    Operation.EVENTS: ("GET", _BASE + "getClickToCallEvents"),
+    Operation.DROP: ("POST", _BASE + "dropClickToCall"),
 }
 _NO_BODY: Final = b"\r\n\r\n"
 _EMPTY_BODY: Final = b"\r\nContent-Length: 0\r\n\r\n"  # RFC 9110, 8.6, for a POST
@@ -51,8 +51,8 @@ class Nslb:
         self._poll_timeout = poll_timeout
         self._token_header = token_header
         self._heads = {
-            operation: {endpoint.name: _head(line, endpoint) for endpoint in pool.endpoints}
-            for operation, line in _LINES.items()
+            operation: {endpoint.name: _head(method, path, endpoint) for endpoint in pool.endpoints}
+            for operation, (method, path) in _REQUESTS.items()
         }
         self._bodies = {medium: _create_tail(medium) for medium in Medium}
 
@@ -97,6 +97,7 @@ class Nslb:
         if record.client_address is not None:
             told += f"\r\nX-Forwarded-For: {record.client_address}"
         rest = told.encode("ascii")
+        record.asked = _REQUESTS[operation]
         heads = self._heads[operation]
         sent: Credential | None = None
 
@@ -124,15 +125,15 @@ class Nslb:
         return verdict
 
 
-def _head(line: bytes, endpoint: Endpoint) -> bytes:
+def _head(method: str, path: str, endpoint: Endpoint) -> bytes:
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     return (
-        line + b" HTTP/1.1\r\n"
-        b"Host: " + f"{host}:{endpoint.port}".encode("ascii") + b"\r\n"
-        b"Content-Type: application/json; charset=UTF-8\r\n"
-        b"Accept: application/json\r\n"
-        b"Cookie: "
-    )
+        f"{method} {path} HTTP/1.1\r\n"
+        f"Host: {host}:{endpoint.port}\r\n"
+        "Content-Type: application/json; charset=UTF-8\r\n"
+        "Accept: application/json\r\n"
+        "Cookie: "
+    ).encode("ascii")
 
 
 def _create_tail(medium: Medium) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.simulator import Fault
 from tests.harness import Farm
 
 
@@ -61,6 +62,36 @@ async def test_metrics_come_as_prometheus_text_and_as_openmetrics(farm: Farm) ->
     assert openmetrics.body.endswith(b"# EOF\n")
     for line in text.body.decode().splitlines():
         assert line.startswith(("# HELP gateway_", "# TYPE gateway_", "gateway_"))
+
+
+async def test_what_is_rare_is_shown_before_it_happens(farm: Farm) -> None:
+    """What counts from 1 has no increase in Prometheus."""
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, farm.applied(simulator))
+    endpoint = simulator.endpoints[0]
+    upstream = f'gateway_upstream_requests_total{{account="sales",endpoint="{endpoint}",operation="create"'
+    rare = (
+        'gateway_requests_total{code="ok",operation="create",service="billing"}',
+        'gateway_requests_total{code="upstream-disconnected",operation="create",service="billing"}',
+        'gateway_requests_total{code="internal",operation="create",service="billing"}',
+        upstream + ',outcome="unknown",result_code="-"}',
+        upstream + ',outcome="not_sent",result_code="-"}',
+        'gateway_request_duration_seconds_count{operation="create",outcome="unknown"}',
+        'gateway_token_refreshes_total{account="sales",result="failure",trigger="early"}',
+        'gateway_rejected_total{reason="overload",service="billing"}',
+        'gateway_authentication_total{method="api_key",result="expired"}',
+        'gateway_idempotency_total{result="mismatch"}',
+        'gateway_config_reloads_total{result="failure"}',
+    )
+    before = await gateway.metrics()
+    simulator.fault(Fault("close-request", "create"))
+
+    assert (await gateway.dial()).json["outcome"] == "unknown"
+
+    after = await gateway.metrics()
+    assert [before[name] for name in rare] == [0.0] * len(rare)
+    risen = {name for name in rare if after[name] > before[name]}
+    assert risen == {rare[1], rare[3], rare[5]}
 
 
 async def test_openmetrics_leads_from_a_slow_bucket_to_the_trace_that_was_slow(farm: Farm) -> None:

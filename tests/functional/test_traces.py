@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
 
@@ -111,7 +112,7 @@ async def test_a_call_has_a_span_and_its_attempt_another(
         "http.response.status_code": 200,
         "server.address": host,
         "server.port": int(port),
-        "url.full": simulator.endpoints[0],
+        "url.full": simulator.endpoints[0] + "/service-cloud/rest/webadapter/v1/webadapterfacade/createClickToCall",
         "dial.outcome": "accepted",
         "dial.result_code": "0",
     }
@@ -164,6 +165,25 @@ async def test_a_refusal_is_no_error_of_the_server(gateway: Harness, collector: 
     ]
 
 
+async def test_a_head_that_can_not_be_read_and_a_method_of_nobody_are_spans_of_a_server_too(
+    gateway: Harness, simulator: Simulator, collector: Collector
+) -> None:
+    reader, writer = await asyncio.open_connection(*gateway.server.address.rsplit(":", 1))
+    writer.write(b"BREW /dial\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    writer.close()
+    assert (await gateway.request("PROPFIND", "/dial", headers=BEARER)).status == 405
+
+    await until(lambda: len(collector.spans) == 2)
+    assert [span.kind for span in collector.spans] == [Span.SPAN_KIND_SERVER] * 2
+    unreadable, unknown = (attributes(span) for span in collector.spans)
+    assert [span.name for span in collector.spans] == ["HTTP", "HTTP /dial"]
+    assert unreadable["http.request.method"] == unknown["http.request.method"] == "_OTHER"
+    assert (unreadable["http.response.status_code"], unknown["http.response.status_code"]) == (400, 405)
+    assert "url.path" not in unreadable
+    assert simulator.received == []
+
+
 async def test_polls_that_readers_share_have_a_trace_of_their_own(gateway: Harness, collector: Collector) -> None:
     location = (await gateway.dial()).headers["Location"]
 
@@ -187,6 +207,39 @@ async def test_what_the_caller_does_not_sample_is_not_exported(
     first, second = told(simulator)
     assert str(first).startswith(f"00-{TRACE}-")
     assert (str(first)[-3:], str(second)[-3:]) == ("-00", "-01")
+
+
+async def test_an_exemplar_leads_to_no_trace_that_was_not_exported(gateway: Harness, collector: Collector) -> None:
+    async def exemplars() -> set[str]:
+        text = (await gateway.operators("/metrics", headers={"Accept": "application/openmetrics-text"})).body.decode()
+        return set(re.findall(r'# \{trace_id="([0-9a-f]{32})"\}', text))
+
+    await gateway.dial(headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+    assert await exemplars() == set()
+
+    await gateway.dial(headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+
+    await until(lambda: len(collector.spans) == 2)
+    assert await exemplars() == {TRACE}
+
+
+@pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        (f"00-{TRACE}-{PARENT}-ff", "03"),  # flags that this version does not define are 0
+        (f"00-{TRACE}-{PARENT}-02", "02"),
+        (f"01-{TRACE}-{PARENT}-01-more", "01"),  # of a later version the sampled flag is known
+        (f"cc-{TRACE}-{PARENT}-fe", "00"),
+    ],
+)
+async def test_flags_go_on_as_far_as_they_are_defined(farm: Farm, simulator: Simulator, came: str, goes: str) -> None:
+    gateway = await farm.gateway(simulator)
+
+    await gateway.dial(headers={"traceparent": came})
+
+    (went,) = told(simulator)
+    assert str(went).startswith(f"00-{TRACE}-")
+    assert str(went).endswith(f"-{goes}")
 
 
 async def test_the_sampler_of_the_environment_is_asked(
