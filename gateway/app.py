@@ -171,7 +171,7 @@ class Gateway:
             }
         )
         self._keys.keep = configuration.idempotency.keep_seconds
-        self._keys.limit = self._longest(configuration)
+        self._keys.limit = self._lines.limit = self._longest(configuration)
         desk = Desk(accounts, nslb, self._calls, self._lines)
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 

@@ -15,7 +15,7 @@ from typing import Final
 from gateway import problems
 from gateway.calls.asking import asked
 from gateway.calls.call import Call, Happening
-from gateway.calls.lines import Lines
+from gateway.calls.lines import Lines, line_key
 from gateway.calls.registry import Calls, record_key
 from gateway.calls.turns import Turn
 from gateway.model import CallEvent, Operation
@@ -31,6 +31,13 @@ _FIRST_BACKOFF: Final = 0.5
 _MOST_BACKOFF: Final = 15.0
 _NEWS_SECONDS: Final = 2.0
 _TURN_MARGIN_SECONDS: Final = 15.0
+_LEAST_EVENT_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.05
+_MOST_LOOKS: Final = 20
+
+
+class _Interrupted(Exception):  # noqa: N818 - no error: the poll is begun again, or not
+    """A poll was ended before NSLB answered."""
 
 
 class Bell:
@@ -98,6 +105,19 @@ class Followings:
         if (following := self._open.get(call.id)) is not None:
             following.tell()
 
+    async def quiet(self, call: Call) -> None:
+        """A call is over: wait until nobody polls for it any more, here or elsewhere, at most a moment.
+
+        NSLB would tell of the next call on the line to a poll that is still open.
+        """
+        if (following := self._open.get(call.id)) is not None:
+            await following.quiet()
+        turn = Turn(self.vault, turn_key(call), 0.0)
+        for _ in range(_MOST_LOOKS):
+            if not await turn.taken():
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
     def forget(self, call: Call) -> None:
         """Nobody follows that call any more."""
         self._open.pop(call.id, None)
@@ -106,6 +126,11 @@ class Followings:
     async def close(self) -> None:
         """End all polls."""
         await asyncio.gather(*(following.stop() for following in list(self._open.values())))
+
+
+def turn_key(call: Call) -> str:
+    """Where the store has whose turn it is to poll for a call."""
+    return f"poll:{call.id}"
 
 
 class Following:
@@ -129,9 +154,10 @@ class Following:
         self._joined = asyncio.Event()
         self._heard = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[CallEvent | None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
-        self._turn = Turn(followings.vault, f"poll:{call.id}", seconds)
+        self._turn = Turn(followings.vault, turn_key(call), seconds)
 
     # --- readers
 
@@ -172,18 +198,31 @@ class Following:
             await asyncio.gather(poller, return_exceptions=True)
         self._all.forget(self.call)
 
+    async def quiet(self) -> None:
+        """The call is over: end a poll that is open."""
+        self._interrupt()
+        if self._poller is not None:
+            await asyncio.wait({self._poller}, timeout=_LOOK_SECONDS * _MOST_LOOKS)
+
     def _end(self) -> None:
         self._linger = None
         if self._poller is not None:
             self._poller.cancel()
         self._all.forget(self.call)
 
+    def _interrupt(self) -> None:
+        """End the poll that is open: NSLB would tell it of another call, which is about to be made."""
+        if self._asking is not None:
+            self._asking.cancel()
+
     # --- polling
 
     async def _run(self) -> None:
-        vault, key = self._all.vault, record_key(self.call.id)
-        vault.follow(key, self._heard.set)
-        vault.follow(self._turn.key, self._heard.set)
+        vault, lines, line = self._all.vault, self._all.lines, self.call.line
+        keys = record_key(self.call.id), line_key(line), self._turn.key
+        for key in keys:
+            vault.follow(key, self._heard.set)
+        lines.interrupts(line, self._interrupt)
         try:
             await self._poll_on()
         except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
@@ -192,8 +231,9 @@ class Following:
             self.ended += 1
         finally:
             self._poller = None
-            vault.leave(key, self._heard.set)
-            vault.leave(self._turn.key, self._heard.set)
+            lines.interrupts_no_more(line, self._interrupt)
+            for key in keys:
+                vault.leave(key, self._heard.set)
             self.tell()
             await self._turn.end()
 
@@ -204,6 +244,7 @@ class Following:
             # Those who have just been told may leave. A poll for nobody could take an event with it when it is ended.
             await asyncio.sleep(0)
             await self._joined.wait()
+            self._heard.clear()
             if not await self._turn.take():
                 await self._listen()
                 continue
@@ -211,7 +252,9 @@ class Following:
                 return
             began = loop.time()
             try:
-                event = await self._poll()
+                event = await self._interruptible()
+            except _Interrupted:
+                continue
             except (Problem, NotSent, SentUnanswered) as failure:
                 if not isinstance(failure, SentUnanswered) or failure.problem is not problems.UPSTREAM_TIMEOUT:
                     self._over(failure)
@@ -220,12 +263,46 @@ class Following:
                     continue
                 event = None  # NSLB holds a poll for longer than we do
             backoff = _FIRST_BACKOFF
+            least = _LEAST_EVENT_SECONDS
             if event is not None:
                 await self._take(event)
-                continue
-            self._over(None)
-            # An endpoint that does not hold a poll must not be asked without end.
-            await asyncio.sleep(max(0.0, began + _LEAST_POLL_SECONDS - loop.time()))
+            else:
+                self._over(None)
+                least = _LEAST_POLL_SECONDS
+            # An endpoint that answers at once must not be asked without end.
+            if not self.call.over:
+                await asyncio.sleep(max(0.0, began + least - loop.time()))
+
+    async def _interruptible(self) -> CallEvent | None:
+        """The next event, as `_poll`. Raises `_Interrupted` if the line may have another call before there is one."""
+        asking = self._asking = asyncio.create_task(self._poll())
+        try:
+            if self._all.vault.store.shared:
+                await self._heed_others(asking)
+            await asyncio.wait({asking})
+        finally:
+            self._asking = None
+            if not asking.done():
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+        if asking.cancelled():
+            raise _Interrupted
+        return asking.result()
+
+    async def _heed_others(self, asking: asyncio.Task[CallEvent | None]) -> None:
+        """End a poll when another replica has ended the call, or makes another one on its line."""
+        while not asking.done():
+            heard = asyncio.create_task(self._heard.wait())
+            try:
+                await asyncio.wait({asking, heard}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                heard.cancel()
+            if not asking.done():
+                self._heard.clear()
+                await self._all.calls.refresh(self.call)
+                if self.call.over or await self._all.lines.contested(self.call.line, self.call.id):
+                    asking.cancel()
+                    return
 
     async def _poll(self) -> CallEvent | None:
         """The next event of the line, or `None` if the poll ended without one."""
@@ -252,23 +329,18 @@ class Following:
         return verdict.event
 
     async def _take(self, event: CallEvent) -> None:
-        """Note an event for the call that it means: the current one of the line, which may be a newer one by now."""
-        current = await self._all.lines.current(self.call.line)
-        call: Call | None = self.call
-        if current is not None and current != self.call.id:
-            call = await self._all.calls.of_line(current)
-        if call is None:
+        """Note an event, if NSLB can have meant this call alone: none was made while the poll was open."""
+        if await self._replaced():
             return
-        noted = call
 
         def step(call: Call) -> Happening | None:
             happening = call.happened(event)
-            self._all.news(noted)
+            self._all.news(call)
             return happening
 
-        await self._all.calls.change(noted, step)
-        if noted.over:
-            await self._all.lines.free(noted.line, noted.id)
+        await self._all.calls.change(self.call, step)
+        if self.call.over:
+            await self._all.lines.free(self.call.line, self.call.id)
 
     async def _replaced(self) -> bool:
         current = await self._all.lines.current(self.call.line)
@@ -276,8 +348,7 @@ class Following:
         return self.superseded
 
     async def _listen(self) -> None:
-        """Another replica polls: wait for what it writes."""
-        self._heard.clear()
+        """Another replica polls: wait for what it writes, or has since we looked."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NEWS_SECONDS):
                 await self._heard.wait()

@@ -36,6 +36,8 @@ async def events(exchange: Exchange) -> Answer:
     no_query(exchange)
     after = fields.last_event_id(exchange.request.headers)
     call = await exchange.runtime.calls.find(exchange.identifier, exchange.principal.service)
+    if after is not None:
+        after = min(after, call.last)  # a reader that claims to be further would miss the end
     record = exchange.record
     record.account, record.media = call.account, call.medium
     record.outcome = Outcome.ACCEPTED
