@@ -86,6 +86,8 @@ def test_names_agree(name: str) -> None:
         ("shared", "HorizontalPodAutoscaler", "spec/scaleTargetRef/name", "gateway"),
         ("shared", "Deployment", "spec/selector/matchLabels", {"app": "nobody"}),
         ("shared", "Deployment", "spec/template/spec/containers/0/livenessProbe/httpGet/port", "admin"),
+        ("example", "NetworkPolicy", "spec/ingress/0/ports/0/port", "dial-admin"),
+        ("example", "NetworkPolicy", "spec/ingress/0/ports/0/port", 9091),
         ("example", "PodMonitor", "spec/selector/matchLabels", {"dial-gateway": "no"}),
         ("example", "Deployment", "spec/template/spec/volumes/0/configMap/name", "nobody's"),
         ("example", "Deployment", "spec/template/spec/volumes/4/projected/sources/0/secret/name", "nobody's"),
