@@ -1,12 +1,14 @@
 """The overlays as tests take them: to be changed at will, with a configuration that this machine can load.
 
-Owns which there are, how one value of a manifest is changed, and where the files of a configuration lie.
-Refuses to judge.
+Owns which there are, a workload of somebody else with the sidecar, how one value of a manifest is changed, and where
+the files of a configuration lie. Refuses to judge.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,37 @@ OVERLAYS: Final = ("example", "shared")
 CUSTOM: Final = ("PodMonitor", "ServiceMonitor")  # Prometheus Operator's own; soundness.py looks at their fields
 VERSION: Final = "1.33"  # the first in which native sidecars need no feature gate
 ABSENT: Final = object()
+# Workloads of somebody else, one with the label and one without.
+JOB: Final = """\
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job, labels: {dial-gateway: sidecar}}
+spec:
+  template:
+    metadata: {labels: {app: job}}
+    spec:
+      restartPolicy: Never
+      automountServiceAccountToken: false
+      containers:
+        - name: job
+          image: job
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: 1000
+            readOnlyRootFilesystem: true
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL]}
+            seccompProfile: {type: RuntimeDefault}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: other}
+spec:
+  selector: {matchLabels: {app: other}}
+  template:
+    metadata: {labels: {app: other}}
+    spec: {containers: [{name: other, image: other}]}
+"""
 
 
 @cache
@@ -51,6 +84,20 @@ def change(manifest: Manifest, path: str, value: object) -> None:
         del holder[last]
     else:
         holder[last] = value
+
+
+def with_sidecar(workload: Manifest, directory: Path, *others: Manifest) -> list[Manifest]:
+    """What the component makes of workloads that are no overlay's."""
+    (directory / "workloads.yaml").write_text(yaml.safe_dump_all([workload, *others]))
+    component = os.path.relpath(ROOT / "components" / "sidecar", directory)
+    kustomization = {
+        "resources": ["workloads.yaml"],
+        "components": [component],
+        "configMapGenerator": [{"name": "dial-gateway", "files": ["gateway.yaml"]}],
+    }
+    shutil.copy(ROOT / "overlays" / "example" / "gateway.yaml", directory)
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return rendered(directory)
 
 
 def settings(name: str, directory: Path, certificates: Certificates) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,8 @@ import pytest
 import yaml
 
 from gateway.simulator import Certificates
-from tests.deploy.manifests import ROOT, Manifest, containers, disagreements, insecure, rendered, template
-from tests.deploy.overlays import CUSTOM, OVERLAYS, VERSION, change, configuration, of_kind, overlay
-
-JOB = """\
-apiVersion: batch/v1
-kind: Job
-metadata: {name: job, labels: {dial-gateway: sidecar}}
-spec:
-  template:
-    metadata: {labels: {app: job}}
-    spec:
-      restartPolicy: Never
-      automountServiceAccountToken: false
-      containers:
-        - name: job
-          image: job
-          securityContext:
-            runAsNonRoot: true
-            runAsUser: 1000
-            readOnlyRootFilesystem: true
-            allowPrivilegeEscalation: false
-            capabilities: {drop: [ALL]}
-            seccompProfile: {type: RuntimeDefault}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: other}
-spec:
-  selector: {matchLabels: {app: other}}
-  template:
-    metadata: {labels: {app: other}}
-    spec: {containers: [{name: other, image: other}]}
-"""
-
-
-def with_sidecar(workload: Manifest, directory: Path, *others: Manifest) -> list[Manifest]:
-    """What the component makes of workloads that are no overlay's."""
-    (directory / "workloads.yaml").write_text(yaml.safe_dump_all([workload, *others]))
-    component = os.path.relpath(ROOT / "components" / "sidecar", directory)
-    kustomization = {"resources": ["workloads.yaml"], "components": [component]}
-    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return rendered(directory)
+from tests.deploy.manifests import disagreements, insecure, template
+from tests.deploy.overlays import CUSTOM, JOB, OVERLAYS, VERSION, change, configuration, of_kind, overlay, with_sidecar
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -132,16 +91,6 @@ def test_a_pod_that_is_not_would_be_noticed(field: str, value: object) -> None:
     assert len(list(insecure(pod))) == 1
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_gateway_is_asked_how_it_is(name: str) -> None:
-    pod = of_kind(overlay(name), "Deployment")["spec"]["template"]["spec"]
-    (gateway,) = (container for container in containers(pod) if container["name"] == "dial-gateway")
-
-    asked = {probe: gateway[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
-
-    assert asked == {"startupProbe": "/startupz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
-
-
 def test_the_token_of_the_cluster_is_for_gateways_alone() -> None:
     pod = of_kind(overlay("example"), "Deployment")["spec"]["template"]["spec"]
     tokens = [
@@ -153,19 +102,6 @@ def test_the_token_of_the_cluster_is_for_gateways_alone() -> None:
 
     assert [token["audience"] for token in tokens] == ["dial-gateway"]
     assert pod["automountServiceAccountToken"] is False
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_gateway_has_time_to_drain(name: str, tmp_path: Path, certificates: Certificates) -> None:
-    pod = of_kind(overlay(name), "Deployment")["spec"]["template"]["spec"]
-    waiting = sum(
-        container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        for container in pod["containers"]
-    )
-
-    drain = configuration(name, tmp_path, certificates).drain_seconds
-
-    assert drain + waiting + 5 <= pod["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
