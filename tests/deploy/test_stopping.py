@@ -164,7 +164,8 @@ async def test_a_call_that_is_under_way_when_the_application_has_ended_is_finish
         gateway.process.send_signal(number)
         if known:
             await until(lambda: gateway.of("gateway.stopping"))
-            # It is told, and waits: it has ended nothing, and NSLB has not answered.
+            # It is told, and waits, for longer than the second that is left to answers which are being written.
+            await asyncio.sleep(2)
             assert gateway.process.returncode is None
             assert len(gateway.of("request.forwarded")) == 1
             line.open.set()
