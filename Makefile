@@ -67,7 +67,7 @@ check-dashboards: $(READY) ## see that the dashboards are what deploy/grafana wr
 check-chart: $(READY) ## see that the Helm chart is what the overlay `shared` makes
 	$(BIN)/python -m deploy.helm --check
 
-check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
+check-lock: $(READY) ## see that the locks were made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
 
 check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile
@@ -91,7 +91,7 @@ dashboards-preview: $(READY) ## draw the dashboards with Grafana's components, f
 chart: $(READY) ## write the Helm chart anew from the overlay `shared`
 	@$(BIN)/python -m deploy.helm $(ARGS)
 
-lock: $(READY) ## make requirements.lock anew from pyproject.toml
+lock: $(READY) ## make requirements.lock and the image's parts of it anew from pyproject.toml
 	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
 
 format: $(READY) ## format the code and mend what the linter can
