@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gateway import problems
-from gateway.calls.asking import asked
 from gateway.calls.call import Call, Happening
-from gateway.calls.lines import Lines, line_key
+from gateway.calls.line_records import line_key
+from gateway.calls.lines import Lines
+from gateway.calls.polling import Interrupted, Polling
 from gateway.calls.registry import Calls, record_key
 from gateway.calls.turns import Turn
-from gateway.model import CallEvent, Operation
+from gateway.model import CallEvent
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Record, Telemetry
@@ -34,10 +35,6 @@ _TURN_MARGIN_SECONDS: Final = 15.0
 _LEAST_EVENT_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.05
 _MOST_LOOKS: Final = 20
-
-
-class _Interrupted(Exception):  # noqa: N818 - no error: the poll is begun again, or not
-    """A poll was ended before NSLB answered."""
 
 
 class Bell:
@@ -136,26 +133,31 @@ def turn_key(call: Call) -> str:
 class Following:
     """One call that is followed.
 
-    `polls` counts the polls, `ended` those that ended without an event; `failure` is what the last of these failed
-    with, if it did; `superseded` says that NSLB tells nothing of this call any more; `polled` has the record of the
-    last poll.
+    `ended` counts the polls that ended without an event; `failure` is what the last of these failed with, if it did;
+    `superseded` says that NSLB tells nothing of this call any more.
     """
 
     def __init__(self, call: Call, account: Account, followings: Followings) -> None:
         self.call = call
         self.account = account
-        self.polls = 0
         self.ended = 0
         self.failure: Problem | NotSent | SentUnanswered | None = None
         self.superseded = False
-        self.polled: Record | None = None
         self._all = followings
         self._readers: set[Bell] = set()
         self._joined = asyncio.Event()
         self._heard = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
-        self._asking: asyncio.Task[CallEvent | None] | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self.polling = Polling(
+            call,
+            account,
+            followings.calls,
+            followings.lines,
+            followings.telemetry,
+            followings.record,
+            self._heard if followings.vault.store.shared else None,
+        )
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
         self._turn = Turn(followings.vault, turn_key(call), seconds)
 
@@ -200,7 +202,7 @@ class Following:
 
     async def quiet(self) -> None:
         """The call is over: end a poll that is open."""
-        self._interrupt()
+        self.polling.interrupt()
         if self._poller is not None:
             await asyncio.wait({self._poller}, timeout=_LOOK_SECONDS * _MOST_LOOKS)
 
@@ -210,11 +212,6 @@ class Following:
             self._poller.cancel()
         self._all.forget(self.call)
 
-    def _interrupt(self) -> None:
-        """End the poll that is open: NSLB would tell it of another call, which is about to be made."""
-        if self._asking is not None:
-            self._asking.cancel()
-
     # --- polling
 
     async def _run(self) -> None:
@@ -222,7 +219,7 @@ class Following:
         keys = record_key(self.call.id), line_key(line), self._turn.key
         for key in keys:
             vault.follow(key, self._heard.set)
-        lines.interrupts(line, self._interrupt)
+        lines.interrupts(line, self.polling.interrupt)
         try:
             await self._poll_on()
         except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
@@ -231,7 +228,7 @@ class Following:
             self.ended += 1
         finally:
             self._poller = None
-            lines.interrupts_no_more(line, self._interrupt)
+            lines.interrupts_no_more(line, self.polling.interrupt)
             for key in keys:
                 vault.leave(key, self._heard.set)
             self.tell()
@@ -252,8 +249,8 @@ class Following:
                 return
             began = loop.time()
             try:
-                event = await self._interruptible()
-            except _Interrupted:
+                event = await self.polling.next(self._all.nslb)
+            except Interrupted:
                 continue
             except (Problem, NotSent, SentUnanswered) as failure:
                 if not isinstance(failure, SentUnanswered) or failure.problem is not problems.UPSTREAM_TIMEOUT:
@@ -272,61 +269,6 @@ class Following:
             # An endpoint that answers at once must not be asked without end.
             if not self.call.over:
                 await asyncio.sleep(max(0.0, began + least - loop.time()))
-
-    async def _interruptible(self) -> CallEvent | None:
-        """The next event, as `_poll`. Raises `_Interrupted` if the line may have another call before there is one."""
-        asking = self._asking = asyncio.create_task(self._poll())
-        try:
-            if self._all.vault.store.shared:
-                await self._heed_others(asking)
-            await asyncio.wait({asking})
-        finally:
-            self._asking = None
-            if not asking.done():
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-        if asking.cancelled():
-            raise _Interrupted
-        return asking.result()
-
-    async def _heed_others(self, asking: asyncio.Task[CallEvent | None]) -> None:
-        """End a poll when another replica has ended the call, or makes another one on its line."""
-        while not asking.done():
-            heard = asyncio.create_task(self._heard.wait())
-            try:
-                await asyncio.wait({asking, heard}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                heard.cancel()
-            if not asking.done():
-                self._heard.clear()
-                await self._all.calls.refresh(self.call)
-                if self.call.over or await self._all.lines.contested(self.call.line, self.call.id):
-                    asking.cancel()
-                    return
-
-    async def _poll(self) -> CallEvent | None:
-        """The next event of the line, or `None` if the poll ended without one."""
-        record = self._all.record()
-        record.operation = Operation.EVENTS
-        record.account = self.account.name
-        self.polled = record
-        self.polls += 1
-        nslb = self._all.nslb
-        try:
-            verdict = await asked(self.account, lambda credential: nslb.events(credential, record))
-        except asyncio.CancelledError:
-            record.attempts.clear()  # we left, NSLB did not fail
-            raise
-        finally:
-            self._all.telemetry.polled(record)
-        if verdict.problem is not None:
-            raise Problem(
-                verdict.problem,
-                verdict.detail,
-                result_code=verdict.result_code,
-                result_description=verdict.description,
-            )
-        return verdict.event
 
     async def _take(self, event: CallEvent) -> None:
         """Note an event, if NSLB can have meant this call alone: none was made while the poll was open."""

@@ -10,21 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway import problems
 from gateway.calls.line import Line
+from gateway.calls.line_records import LineRecords, Step
 from gateway.problems import Problem
 from gateway.store import StoreUnavailable, Vault
 
-_KEEP_SECONDS: Final = 86_400.0
-_MOST_TRIES: Final = 8
 _LOOK_SECONDS: Final = 0.05
 _RELEASE_PATIENCE_SECONDS: Final = 10.0
-
-# What becomes of a line; `None`: nothing.
-Step = Callable[[Line], Line | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +32,6 @@ class Hold:
     before: str | None
 
 
-def line_key(line: str) -> str:
-    """Where the store has a line."""
-    return f"line:{line}"
-
-
 class Lines:
     """The lines of all accounts. `wall` is in epoch seconds, about the same on all machines that share a store.
 
@@ -49,16 +40,15 @@ class Lines:
 
     def __init__(self, vault: Vault, wall: Callable[[], float] = time.time) -> None:
         self.limit = 60.0
+        self.records = LineRecords(vault, wall)
         self._vault = vault
         self._wall = wall
         self._shared = vault.store.shared
-        self._known: dict[str, Line] = {}  # as the store had it last
         self._current: dict[str, str] = {}  # of lines that only this process knows
         self._sending: dict[str, dict[str, asyncio.Event]] = {}  # calls that may be made by now
         self._releasing: dict[str, asyncio.Event] = {}
         self._polls: dict[str, list[Callable[[], None]]] = {}
         self._latest: dict[str, str] = {}  # what this process put on a line last, whether the store knows of it or not
-        self._owed: dict[tuple[str, str], Step] = {}
 
     # --- a call is made
 
@@ -75,10 +65,10 @@ class Lines:
             return found.taken(call, self._wall(), seconds)
 
         try:
-            taken = await self._change(line, step)
+            taken = await self.records.change(line, step)
         except StoreUnavailable:
             # It may have been written all the same.
-            self._owe(line, call, lambda found: found.given_back(call, before))
+            self.records.owe(line, call, lambda found: found.given_back(call, before))
             raise Problem(
                 problems.STORE_UNAVAILABLE, "Whether the account is free can't be found out; nothing was sent."
             ) from None
@@ -91,7 +81,7 @@ class Lines:
 
     async def give_back(self, hold: Hold) -> None:
         """Free a line whose call was not accepted: the call before is the current one."""
-        await self._see_to(hold.line, hold.call, lambda found: found.given_back(hold.call, hold.before))
+        await self.records.see_to(hold.line, hold.call, lambda found: found.given_back(hold.call, hold.before))
 
     async def ask(self, line: str, call: str, until: float) -> None:
         """A call is about to be asked for on a line that others may use as well: from now on NSLB may mean it.
@@ -108,7 +98,7 @@ class Lines:
             except StoreUnavailable:
                 return  # settling it takes the mark away, if it is there
             except BaseException:
-                self._owe(line, call, lambda found: found.settled(call))
+                self.records.owe(line, call, lambda found: found.settled(call))
                 self._sent(line, call)
                 raise
 
@@ -142,7 +132,7 @@ class Lines:
                     await self._begin_release(line, call)
                 except BaseException as exc:
                     if not isinstance(exc, Problem) and line not in self._current:
-                        self._owe(line, "release", _release_over(call, ended=False))  # it may have been written
+                        self.records.owe(line, "release", _release_over(call, ended=False))  # it may have been written
                     self._let_go(line)
                     raise
         except TimeoutError:
@@ -155,14 +145,14 @@ class Lines:
         """The release of a call is over, and, if it has `ended`, so is the call: an exclusive account is free."""
         try:
             if line not in self._current:
-                await self._see_to(line, "release", _release_over(call, ended=ended))
+                await self.records.see_to(line, "release", _release_over(call, ended=ended))
         finally:
             self._let_go(line)
 
     async def free(self, line: str, call: str) -> None:
         """A call is over; it stays the current one until there is another. Whoever is releasing it frees its line."""
         if line not in self._releasing and line not in self._current:
-            await self._see_to(line, "free", lambda found: found.freed(call, self._wall()))
+            await self.records.see_to(line, "free", lambda found: found.freed(call, self._wall()))
 
     # --- whose events they are
 
@@ -177,9 +167,9 @@ class Lines:
             if (call := self._current.get(line)) is not None:
                 return call
             try:
-                found = await self._read(line)
+                found = await self.records.read(line)
             except StoreUnavailable:
-                return self._known.get(line, Line()).call
+                return self.records.last(line).call
             if not found.making:
                 return found.call
             await asyncio.sleep(_LOOK_SECONDS)
@@ -187,7 +177,7 @@ class Lines:
     async def contested(self, line: str, call: str) -> bool:
         """Whether NSLB may mean another call by now than that one, as far as can be known without waiting."""
         try:
-            found = await self._read(line)
+            found = await self.records.read(line)
         except StoreUnavailable:
             return False
         return bool(found.making) or found.superseded(call)
@@ -202,23 +192,6 @@ class Lines:
         others.remove(told)
         if not others:
             del self._polls[line]
-
-    # --- what the store could not take
-
-    @property
-    def behind(self) -> bool:
-        """Whether there is something that the store could not take."""
-        return bool(self._owed)
-
-    async def settle(self) -> None:
-        """Write what could not be written when it was time to."""
-        for (line, what), step in list(self._owed.items()):
-            del self._owed[line, what]
-            try:
-                await self._change(line, step)
-            except StoreUnavailable:
-                self._owed.setdefault((line, what), step)
-                return
 
     # --- inside
 
@@ -242,7 +215,7 @@ class Lines:
                 waiting = found.released(now)
                 return None if waiting else found.asked(call, now + self.limit)
 
-            await self._change(line, step, known=True)
+            await self.records.change(line, step, known=True)
             if not waiting:
                 return
             if loop.time() >= until:
@@ -260,9 +233,9 @@ class Lines:
                     after = self._latest.get(line) != call or found.since > since
                     return found.settled(call) if after else found.made(call, since)
 
-                await self._see_to(line, "made", lambda found: found.made(call, since), late, known=True)
+                await self.records.see_to(line, "made", lambda found: found.made(call, since), late, known=True)
             else:
-                await self._see_to(line, call, lambda found: found.settled(call), known=True)
+                await self.records.see_to(line, call, lambda found: found.settled(call), known=True)
         finally:
             # Until it is written, what the store says of the line is of the call before.
             self._sent(line, call)
@@ -279,7 +252,7 @@ class Lines:
             if line in self._current:
                 return
             try:
-                if await self._change(line, step) is not None:
+                if await self.records.change(line, step) is not None:
                     return
             except StoreUnavailable:
                 return  # what this process knows has to do
@@ -297,57 +270,6 @@ class Lines:
     def _interrupt(self, line: str) -> None:
         for told in self._polls.get(line, ()):
             told()
-
-    async def _see_to(self, line: str, what: str, step: Step, late: Step | None = None, *, known: bool = False) -> None:
-        """Change a line now, or, if the store can't be reached, as soon as it can be, by `late` if that differs."""
-        if self._vault.available:
-            try:
-                await self._change(line, step, known=known)
-            except StoreUnavailable:
-                pass
-            else:
-                return
-        self._owe(line, what, late or step)
-
-    def _owe(self, line: str, what: str, step: Step) -> None:
-        found = self._known.get(line, Line())
-        self._known[line] = step(found) or found
-        self._owed.pop((line, what), None)  # it comes after what is owed by now
-        self._owed[line, what] = step
-
-    async def _change(self, line: str, step: Step, *, known: bool = False) -> Line | None:
-        """Have a line be as `step` makes it; `None` if that is nothing else. `known`: begin with what was known last.
-
-        Raises `StoreUnavailable`, also if others were faster again and again.
-        """
-        found = self._known.get(line) if known else None
-        fresh = found is None
-        for _ in range(_MOST_TRIES):
-            if found is None:
-                found, fresh = await self._read(line), True
-            wanted = step(found.at(self._wall()))
-            if wanted is None:
-                if fresh:
-                    return None
-            elif await self._write(line, wanted):
-                return wanted
-            found = None
-        raise StoreUnavailable("others are faster")
-
-    async def _read(self, line: str) -> Line:
-        kept = await self._vault.record(line_key(line))
-        found = Line()
-        if kept is not None:
-            found = Line(version=kept.version) if kept.content is None else Line.decode(kept.content, kept.version)
-        self._known[line] = found
-        return found.at(self._wall())
-
-    async def _write(self, line: str, wanted: Line) -> bool:
-        seconds = max(_KEEP_SECONDS, wanted.until - self._wall())
-        version = await self._vault.write(line_key(line), wanted.encode(), after=wanted.version, seconds=seconds)
-        if version:
-            self._known[line] = replace(wanted, version=version)
-        return version > 0
 
 
 def _release_over(call: str, *, ended: bool) -> Step:

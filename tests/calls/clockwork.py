@@ -248,7 +248,7 @@ class Replica:
     async def catch_up(self) -> None:
         """As it does once a second."""
         await self.keys.catch_up()
-        await self.lines.settle()
+        await self.lines.records.settle()
         await self.calls.resave()
 
 
