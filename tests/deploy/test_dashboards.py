@@ -15,7 +15,7 @@ import pytest
 from deploy.grafana.__main__ import documents as written
 from gateway.telemetry.logs import FIELDS
 from tests.deploy.dashboards import NAMES, Json, documents, faults, panels, targets
-from tests.deploy.queries import ROOT, rules, series, unknown
+from tests.deploy.queries import ROOT, parsed, rules, series, unknown
 from tests.unit.test_documentation import families
 
 # In no panel, each for its reason.
@@ -111,9 +111,10 @@ def test_every_metric_is_in_a_panel_or_left_out_for_a_reason() -> None:
 
 
 def test_every_recorded_series_is_used() -> None:
-    text = "".join(written().values()) + (ROOT / "prometheus" / "alerts.yaml").read_text()
+    asked = [target.query for page in documents().values() for target in targets(page)]
+    asked += [parsed(rule["expr"]) for kind in ("record", "alert") for rule in rules(kind).values()]
 
-    assert [name for name in rules("record") if name not in text] == []
+    assert rules("record").keys() <= {selector.metric for query in asked for selector in query.selectors}
 
 
 def test_every_panel_has_a_place_and_an_id_of_its_own() -> None:
