@@ -20,7 +20,7 @@ from tests.deploy.queries import ROOT, RULES, parsed, rules, unknown
 from tests.unit.test_documentation import coded, table
 
 HERE = Path(__file__).parent
-CASES = (HERE / "alerts.yaml", HERE / "budgets.yaml", HERE / "low_traffic.yaml")
+CASES = tuple(HERE / f"{name}.yaml" for name in ("alerts", "budgets", "low_traffic", "unknown_outcomes"))
 # Of callers, of the contact centre, of an account that has a call, of a gateway that stops.
 NOT_BAD = {
     "account-busy", "call-superseded", "forbidden", "headers-too-large", "idempotency-in-progress",
