@@ -6,26 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import (
-    BAD,
-    CALM,
-    FAINT,
-    GOOD,
-    OUTCOMES,
-    RANGE,
-    THIRD,
-    WARN,
-    chosen,
-    increase,
-    lines,
-    number,
-    or_none,
-    page,
-    quantile,
-    quantiles,
-    rate,
-    total,
-)
+from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, OUTCOMES, WARN
+from deploy.grafana.panels import THIRD, lines, number, page
+from deploy.grafana.queries import RANGE, chosen, from_birth, or_none, quantile, quantiles, rate, total
 from deploy.prometheus.objectives import BAD as BAD_DIALS
 from deploy.prometheus.objectives import MAY_FAIL
 
@@ -44,7 +27,7 @@ def overview() -> Dashboard:
         for kind in ("dials", "dials_bad")
     )
     attempts = "gateway_upstream_requests_total"
-    unknown = total("", increase(attempts, *_UNKNOWN, over=RANGE)) + " or vector(0)"
+    unknown = total("", from_birth(attempts, *_UNKNOWN, over=RANGE)) + " or vector(0)"
     rejected = total("reason", rate("gateway_rejected_total", 'service=~"$service|-"'))
     accepted = ('operation="create"', 'outcome="accepted"')
     return page(
@@ -113,9 +96,11 @@ def overview() -> Dashboard:
                         width=16,
                         bars=True,
                         stacked=True,
-                        colours={"ok": GOOD, "account-busy": FAINT, "no-agent-available": CALM},
+                        colours=CODES,
+                        hue=CALM,
                         runbook="DialGatewayErrorBudgetBurnsFast",
                         logs='operation="create" | code="${__field.labels.code}"',
+                        logs_of={"ok": 'operation="create" | code=""'},  # a line without a problem has no code
                     ),
                     lines(
                         "Nobody knows whether a phone rang",
@@ -123,7 +108,7 @@ def overview() -> Dashboard:
                         "short",
                         [
                             (
-                                or_none(total("endpoint", increase(attempts, *_UNKNOWN)), "endpoint"),
+                                or_none(total("endpoint", from_birth(attempts, *_UNKNOWN)), "endpoint"),
                                 "{{endpoint}}",
                             )
                         ],
@@ -132,7 +117,7 @@ def overview() -> Dashboard:
                         colours={"none": GOOD},
                         hue=BAD,
                         runbook="DialGatewayOutcomesUnknown",
-                        logs='operation="create" | outcome="unknown"',
+                        logs='operation="create" | outcome="unknown" | attempts > 0',
                     ),
                 ],
             ),
@@ -161,8 +146,7 @@ def overview() -> Dashboard:
                         "percentunit",
                         [(or_none(f"{by_code} / on () group_left () ({dials} > 0)", "code"), "{{code}}")],
                         stacked=True,
-                        colours={"none": GOOD, "upstream-unreachable": WARN, "upstream-invalid-response": WARN},
-                        hue=BAD,
+                        colours={"none": GOOD, **CODES},
                         marks=[(MAY_FAIL, WARN)],
                         runbook="DialGatewayErrorBudgetBurnsFast",
                     ),
@@ -174,6 +158,7 @@ def overview() -> Dashboard:
                             (total("operation", chosen("gateway_requests_in_flight")), "{{operation}} under way"),
                             (or_none(rejected, "reason"), "{{reason}} refused"),
                         ],
+                        colours={"none refused": FAINT, "overload refused": WARN},
                         runbook="DialGatewayOverloaded",
                     ),
                 ],
@@ -210,19 +195,19 @@ def overview() -> Dashboard:
                         runbook="DialGatewayLatencyBudgetBurns",
                     ),
                     lines(
-                        "Attempts at the contact centre by outcome",
-                        "Of all operations. `unknown` of a dial means a phone that may have rung.",
+                        "Dials at the contact centre by outcome",
+                        "Attempts. `unknown`: a phone that may have rung.",
                         "reqps",
                         [
                             (
-                                total("outcome", rate(attempts, 'account=~"$account"')),
+                                total("outcome", rate(attempts, 'operation="create"', 'account=~"$account"')),
                                 "{{outcome}}",
                             )
                         ],
                         bars=True,
                         stacked=True,
                         colours=OUTCOMES,
-                        logs='outcome="${__field.labels.outcome}"',
+                        logs='operation="create" | outcome="${__field.labels.outcome}" | attempts > 0',
                     ),
                     lines(
                         "Idempotency-Key",
