@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, OUTCOMES, WARN
 from deploy.grafana.panels import THIRD, lines, number, page
-from deploy.grafana.queries import RANGE, chosen, from_birth, or_none, quantile, quantiles, rate, total
+from deploy.grafana.queries import RANGE, chosen, from_birth, or_none, quantile, quantiles, rate, some, total
 from deploy.prometheus.objectives import BAD as BAD_DIALS
 from deploy.prometheus.objectives import MAY_FAIL
 
@@ -92,7 +92,7 @@ def overview() -> Dashboard:
                         "Dials by what became of them",
                         "`ok`, or the code of the problem that the caller was told of.",
                         "reqps",
-                        [(total("code", rate(requests, *_DIALS)), "{{code}}")],
+                        [(some(total("code", rate(requests, *_DIALS))), "{{code}}")],
                         width=16,
                         bars=True,
                         stacked=True,

@@ -47,9 +47,14 @@ def total(by: str, expression: str) -> str:
     return f"sum by ({by}) ({expression})" if by else f"sum({expression})"
 
 
+def some(expression: str) -> str:
+    """Its series that are above nothing: what has not happened has no place in a legend."""
+    return f"{expression} > 0"
+
+
 def or_none(expression: str, label: str) -> str:
-    """A line at nothing, called `none`, as long as there are no series at all."""
-    return f'{expression} or on () label_replace(vector(0), "{label}", "none", "", "")'
+    """Its series that are above nothing, or, where there are none, a line at nothing called `none`."""
+    return f'{some(expression)} or on () label_replace(vector(0), "{label}", "none", "", "")'
 
 
 def quantile(q: float, histogram: str, by: str, *matchers: str) -> str:
