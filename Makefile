@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-chart check-manifests mutants benchmark stack dashboards dashboards-preview chart lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-rules check-dashboards check-chart check-manifests mutants benchmark stack rules dashboards dashboards-preview chart lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -49,7 +49,7 @@ else
 	$(PYTEST) $(ARGS)
 endif
 
-check: check-style check-types check-imports check-lock check-dashboards check-chart ## run every check that needs no test run
+check: check-style check-types check-imports check-lock check-rules check-dashboards check-chart ## run every check that needs no test run
 
 check-style: $(READY) ## lint, and look at the format
 	$(BIN)/ruff check $(CODE)
@@ -60,6 +60,9 @@ check-types: $(READY) ## type check, strictly
 
 check-imports: $(READY) ## look at the layers, the modules and the words that must not be in the tree
 	$(BIN)/python -m tests.unit.test_imports
+
+check-rules: $(READY) ## see that the recording rules are what deploy/prometheus writes
+	$(BIN)/python -m deploy.prometheus --check
 
 check-dashboards: $(READY) ## see that the dashboards are what deploy/grafana writes
 	$(BIN)/python -m deploy.grafana --check
@@ -81,6 +84,9 @@ benchmark: $(READY) ## measure against nginx and others on this machine
 
 stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, callers and Prometheus, on this machine
 	@$(BIN)/python -m deploy.local $(ARGS)
+
+rules: $(READY) ## write Prometheus' recording rules anew from deploy/prometheus
+	@$(BIN)/python -m deploy.prometheus $(ARGS)
 
 dashboards: $(READY) ## write the Grafana dashboards anew from deploy/grafana
 	@$(BIN)/python -m deploy.grafana $(ARGS)
