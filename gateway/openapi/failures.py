@@ -113,7 +113,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
         "send it again after `Retry-After`; if that goes on, tell the operators",
     ),
     ("account-busy", "not_sent"): (
-        "each account that could be used is exclusive and has a call",
+        "each account that could be used has a call that keeps it, or one that is being made or released",
         "send it again after `Retry-After`",
     ),
     ("store-unavailable", "not_sent"): (

@@ -311,3 +311,20 @@ async def test_a_number_that_no_event_had_yet_is_that_of_the_last(gateway: Harne
         told = await stream.event()
 
     assert (told["id"], told["event"]) == ("2", "ended")
+
+
+async def test_a_release_does_not_wait_for_ever_for_a_call_that_is_being_made(
+    pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    releasing, dialling = pair
+    first = await dialled(releasing)
+    simulator.fault(Fault("delay", "create", seconds=1.0))
+    second = asyncio.create_task(dialling.dial())
+    await until_created(simulator, 2)
+
+    released = await releasing.request("DELETE", first, headers=BEARER | {"Request-Timeout": "0.2"})
+
+    assert (released.status, released.json["outcome"]) == (503, "not_sent")
+    assert "Retry-After" in released.headers
+    assert (await second).status == 201
+    assert "drop" not in operations(simulator)
