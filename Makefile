@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock check-rules check-dashboards check-chart check-manifests mutants benchmark stack rules dashboards dashboards-preview chart lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-rules check-dashboards check-chart check-manifests soak mutants benchmark stack rules dashboards dashboards-preview chart lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,10 @@ check-lock: $(READY) ## see that the locks were made from this pyproject.toml
 
 check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile
 	@.ci/checkov
+
+SOAK ?= 2000
+soak: $(READY) ## have the machine of calls go so many ways (SOAK=2000), others each time
+	DIAL_GATEWAY_SOAK=$(SOAK) $(BIN)/python -m pytest tests/calls/test_machine.py $(ARGS)
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
 	@$(BIN)/python -m tests.attack.mutants $(ARGS)

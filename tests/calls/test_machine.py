@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from dataclasses import dataclass, field
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -379,12 +381,15 @@ class WholeCalls(RuleBasedStateMachine):
         )
 
 
+# `make soak` goes other ways each time, and more of them.
+SOAK = int(os.environ.get("DIAL_GATEWAY_SOAK", "0"))
+pytestmark = pytest.mark.timeout(60 + SOAK)
 TestWholeCalls = WholeCalls.TestCase
 TestWholeCalls.settings = settings(
-    max_examples=200,
+    max_examples=SOAK or 200,
     stateful_step_count=50,
     deadline=None,
-    derandomize=True,
+    derandomize=not SOAK,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
