@@ -24,7 +24,7 @@ from gateway.client import answers, judgement
 from gateway.client.answers import CALL_ID, ENDED, Answer, Call, Event, Support, Unreadable
 from gateway.client.connection import Address, Line, NoAnswer, Request, Stream
 from gateway.client.following import Place
-from gateway.client.judgement import Doubt, Failure
+from gateway.client.judgement import Failure, Known
 
 Told = TypeVar("Told")
 
@@ -40,9 +40,10 @@ class DialClient:
     `key` is the credential, or is called for it before each attempt. `attempts` and `timeout` (seconds) bound each
     request with all of its repetitions, and `answer_timeout` one attempt. A stream of events that is silent for
     `silence_timeout` is taken for lost: the gateway's heartbeats are 15 seconds apart. With `lasting_store` a dial
-    whose answer was lost is sent again under its key: only if the gateway's store outlives it (SQLite, Redis), because
-    with `memory:` one that was started anew knows nothing of the first. `tls` is what to verify an `https` gateway
-    with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
+    that may have been made already (its answer was lost, or one with its key is under way) is sent again under that
+    key: only if the gateway's store outlives it (SQLite, Redis), because with `memory:` one that was started anew knows
+    nothing of the first. `tls` is what to verify an `https` gateway with, if not the system's authorities. `clock`,
+    `sleep` and `random` are there for tests.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, and has a default
@@ -176,23 +177,21 @@ class DialClient:
     ) -> Told:
         """What the gateway tells, after as many attempts as are needed and allowed. Raises `DialError`."""
         deadline = self._clock() + (self._timeout if timeout is None else _positive(timeout))
-        doubt = Doubt(key)
+        known = Known(key, lasting_store=self._lasting_store)
         attempts = failures = 0
         while True:
             tried = await self._once(request, read, deadline - self._clock())
             if not isinstance(tried, Failure):
                 return tried
-            doubt.note(tried)
+            known = known.after(tried)
             failures += 1
             attempts += tried.counts
             wait = self._wait(failures, tried.problem.retry_after or 0.0)
-            # Whether a key is still known after a crash is the store's to say.
-            repeat = tried.repeat and (key is None or self._lasting_store or not tried.vanished)
-            if not repeat or attempts >= self._attempts or self._clock() + wait >= deadline:
-                raise doubt.error(tried)
+            if not known.may_repeat(tried) or attempts >= self._attempts or self._clock() + wait >= deadline:
+                raise known.error(tried)
             await self._sleep(wait)
             if self._clock() >= deadline:
-                raise doubt.error(tried)
+                raise known.error(tried)
 
     async def _once(self, request: Request, read: Callable[[Answer], Told], left: float) -> Told | Failure:
         """One attempt, with that many seconds left for all."""

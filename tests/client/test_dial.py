@@ -98,8 +98,15 @@ async def test_what_may_be_repeated_is_repeated_with_the_same_key(first: Step) -
     assert len({request.body for request in gateway.received}) == 1
 
 
-@pytest.mark.parametrize("first", [lose, answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"})])
-async def test_a_lost_dial_is_not_repeated_if_the_gateway_may_have_forgotten_its_key(first: Step) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        lose,
+        answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}),
+        problem(409, "idempotency-in-progress", retry_after=1),
+    ],
+)
+async def test_a_dial_in_doubt_is_not_repeated_if_the_gateway_may_have_forgotten_its_key(first: Step) -> None:
     error, gateway = await failed(first, error=OutcomeUnknown, lasting_store=False)
 
     assert error.outcome == "unknown"

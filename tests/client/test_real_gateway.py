@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from gateway.client import DialClient, NotDone, OutcomeUnknown, Refused, Rejected
 from gateway.simulator import Fault
-from tests.client.scripted import Time
-from tests.harness import KEY, Farm
+from tests.calls.test_keys import durable
+from tests.client.scripted import Time, free_port
+from tests.harness import KEY, Farm, until
+from tests.lasting import gateways
 
 
 async def test_a_call_is_made(farm: Farm) -> None:
@@ -131,14 +136,48 @@ async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Far
 
 async def test_a_dial_that_takes_too_long_is_asked_for_again_under_its_key(farm: Farm) -> None:
     simulator = await farm.simulator()
-    gateway = await farm.gateway(simulator)
+    gateway = await farm.gateway(simulator, durable(farm))
     simulator.fault(Fault("delay", "create", seconds=0.6))
 
     async with DialClient(gateway.base, KEY, timeout=0.2) as client:
         with pytest.raises(OutcomeUnknown) as raised:
             await client.dial("voice")
-    async with DialClient(gateway.base, KEY) as client:
+    async with DialClient(gateway.base, KEY, lasting_store=True) as client:
         call = await client.dial("voice", idempotency_key=raised.value.idempotency_key)
 
     assert (call.status, call.replayed) == ("accepted", True)
     assert len(simulator.creates()) == 1
+
+
+@pytest.mark.parametrize(
+    ("store", "lasting_store", "code"),
+    [("memory:", False, "idempotency-in-progress"), ("sqlite:///{}/state.db", True, "outcome-unknown")],
+)
+async def test_a_call_that_was_under_way_when_the_gateway_died_is_made_once(
+    farm: Farm, store: str, *, lasting_store: bool, code: str
+) -> None:
+    simulator = await farm.simulator()
+    simulator.fault(Fault("delay", "create", seconds=30))
+    settings: dict[str, Any] = {"listen": {"address": f"127.0.0.1:{await free_port()}"}}
+    if store == "memory:":
+        settings["store"] = {"encryption_keys": []}
+    async with gateways(farm, simulator, store.format(farm.directory), 1, settings) as replicas:
+        base = replicas.running[0].base
+        first = asyncio.create_task(replicas.dial(replicas.running[0], "order-17"))
+        await until(simulator.creates)
+        waits = 0
+
+        async def restarted(_seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            await replicas.restart()
+
+        async with DialClient(base, KEY, sleep=restarted, lasting_store=lasting_store) as client:
+            with pytest.raises(OutcomeUnknown) as raised:
+                await client.dial("voice", idempotency_key="order-17")
+
+        assert (raised.value.code, raised.value.idempotency_key) == (code, "order-17")
+        assert waits == lasting_store
+        assert len(simulator.creates()) == 1
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
