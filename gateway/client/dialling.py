@@ -94,7 +94,9 @@ class DialClient:
     ) -> Call:
         """Make a call. Raises `DialError`.
 
-        All repetitions have the same `Idempotency-Key`: yours, or one that nobody can guess.
+        All repetitions have the same `Idempotency-Key`: yours, or one that nobody can guess. Whoever may cancel this
+        (a timeout of its own does) has to give one: otherwise nobody knows under which key a call may have been made.
+        What an earlier `dial` under your key left unknown is unknown to this one: see `OutcomeUnknown`.
         """
         if idempotency_key is None:
             idempotency_key = secrets.token_urlsafe(24)

@@ -58,7 +58,7 @@ class NotDone(DialError):  # noqa: N818 - named for what became of the request
     """Nothing came of it. Trying again is safe.
 
     With an `idempotency_key` of your own this speaks of this `dial` alone: what an earlier one under that key left
-    unknown is still unknown.
+    unknown is still unknown, and trying again is no safer than it was before.
     """
 
 
@@ -69,7 +69,9 @@ class Rejected(DialError):  # noqa: N818 - named for what became of the request
 class OutcomeUnknown(DialError):  # noqa: N818 - named for what became of the request
     """It may have been done. Never dial again under another key: a phone might ring twice.
 
-    `dial` with `idempotency_key` set to this error's asks what became of it, and is safe. So is `release`, always.
+    `dial` with `idempotency_key` set to this error's asks what became of it: only if the gateway's store lasts (SQLite,
+    Redis), and within the day that it keeps keys. One with `memory:` that was started anew knows nothing of the key,
+    and makes another call. `release` may be repeated, always.
     """
 
 

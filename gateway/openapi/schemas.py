@@ -216,7 +216,8 @@ PARAMETERS: Final[dict[str, Json]] = {
         "in": "header",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "description": "One for each call that is wanted: at most one call is made for a key, whatever fails, crashes "
-        "or is repeated. It belongs to the service, and is kept for a day. An operator may make it mandatory.",
+        "or is repeated, if the gateway's store lasts (with `memory:` a restart forgets the keys). It belongs to the "
+        "service, and is kept for a day. An operator may make it mandatory.",
         "example": "order-17",
     },
     "request-timeout": {
