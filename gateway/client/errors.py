@@ -76,4 +76,8 @@ class OutcomeUnknown(DialError):  # noqa: N818 - named for what became of the re
 
 
 class Refused(DialError):  # noqa: N818 - named for what became of the request
-    """The gateway refuses it, and will again. The request, the credential or the address has to change."""
+    """The gateway refuses it, and will again. The request, the credential or the address has to change.
+
+    With the code `call-superseded` none of these helps: a later call of the same account has taken this one's place,
+    which can be neither followed nor released any more.
+    """

@@ -15,10 +15,10 @@ from gateway.client.errors import DialError, NotDone, OutcomeUnknown, Problem, R
 
 _CALLERS_FAULT: Final = 400
 _SERVERS_FAULT: Final = 500
-# The statuses of 400 to 499 that time can heal.
-_PASSING: Final = frozenset({408, 409, 425, 429})
-# Those of them that say the request was not looked at, whoever says it.
-_UNTOUCHED: Final = _PASSING - {409}
+_CONFLICT: Final = 409
+# The statuses of 400 to 499 that time can heal: they say that the request was not looked at, whoever says it. Of the
+# conflicts only that of a key in progress passes, which its code tells.
+_PASSING: Final = frozenset({408, 425, 429})
 _LATER: Final = frozenset({429, 503})
 
 
@@ -51,8 +51,9 @@ def lost(detail: str, *, reading: bool) -> Failure:
 
 def unreadable(answer: Answer, what: str, *, reading: bool) -> Failure:
     """An answer that the gateway does not give: probably that of something in between."""
-    refused = _refuses(answer.status)
-    outcome = "not_sent" if refused or answer.status in _UNTOUCHED else "unknown"
+    # Something in between may have put its own page in the place of ours, which told of a key in progress.
+    refused = _refuses(answer.status) and answer.status != _CONFLICT
+    outcome = "not_sent" if refused or answer.status in _PASSING else "unknown"
     told = Problem(
         code="unreadable-answer",
         outcome=outcome,

@@ -23,6 +23,7 @@ from tests.client.scripted import CALL, KEY, ScriptedGateway, Step, Time, answer
 
 ACCEPTED = Call("AAAAAAAAAAAAAAAAAAAAAA", "accepted", "voice", "sales", "0", "connect successfully.")
 NEVER_BETTER = [400, 401, 403, 404, 405, 413, 414, 415, 422, 431]
+SUPERSEDED = problem(409, "call-superseded")
 
 
 async def failed(*steps: Step, error: type[DialError], **arguments: object) -> tuple[DialError, ScriptedGateway]:
@@ -342,6 +343,35 @@ async def test_a_release_is_repeated_and_told() -> None:
         ("DELETE", f"/dial/{ACCEPTED.id}")
     ] * 3
     assert gateway.keys() == [None] * 3
+
+
+@pytest.mark.parametrize("step", [SUPERSEDED, problem(409, "call-superseded", retry_after=1)])
+async def test_a_call_whose_place_was_taken_is_told_at_once(step: Step) -> None:
+    async with ScriptedGateway(step) as gateway, gateway.client() as client:
+        for asked in (client.release(ACCEPTED.id), client.state(ACCEPTED.id), client.dial("voice")):
+            with pytest.raises(Refused) as raised:
+                await asked
+            assert (raised.value.code, raised.value.outcome) == ("call-superseded", "not_sent")
+
+    assert [request.method for request in gateway.received] == ["DELETE", "GET", "POST"]
+    assert gateway.time.slept == []
+
+
+@pytest.mark.parametrize("told", [{"retry_after": 1}, {}])
+async def test_a_key_in_progress_is_waited_for_with_and_without_a_time(told: dict[str, int]) -> None:
+    waiting = problem(409, "idempotency-in-progress", **told)  # type: ignore[arg-type]
+    async with ScriptedGateway(waiting, waiting, answer()) as gateway, gateway.client() as client:
+        assert await client.dial("voice") == ACCEPTED
+
+    assert len(gateway.received) == 3
+    assert len({*gateway.keys()}) == 1
+
+
+async def test_a_conflict_that_something_in_between_tells_of_leaves_a_doubt() -> None:
+    error, gateway = await failed(answer(409, b"no", {"Content-Type": "text/plain"}), error=OutcomeUnknown)
+
+    assert error.code == "unreadable-answer"
+    assert len(gateway.received) == 1
 
 
 async def test_each_attempt_is_one_request() -> None:

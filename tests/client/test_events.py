@@ -140,6 +140,7 @@ async def test_a_gateway_that_is_heard_now_and_then_is_not_given_up() -> None:
     [
         (problem(404, "unknown-dial"), "unknown-dial"),
         (problem(401, "unauthenticated"), "unauthenticated"),
+        (problem(409, "call-superseded"), "call-superseded"),
         (answer(404, b"nginx", {"Content-Type": "text/html"}), "unreadable-answer"),
     ],
 )

@@ -47,6 +47,7 @@ ATTEMPTS: Final = {
     "rejected": Attempt(told(502, "upstream-rejected", "rejected"), passes=False, doubt=False),
     "unknown": Attempt(told(504, "upstream-timeout", "unknown"), passes=False, doubt=True),
     "refused": Attempt(told(401, "unauthenticated", "not_sent"), passes=False),
+    "superseded": Attempt(told(409, "call-superseded", "not_sent", retry_after=1.0), passes=False),
     "a proxy's 502": Attempt(proxy(502), passes=True, doubt=True),
     "a proxy's 409": Attempt(proxy(409), passes=False, doubt=True),
     "a proxy's 429": Attempt(proxy(429), passes=True),
@@ -111,5 +112,5 @@ def test_each_failure_is_what_the_service_is_told_by_it() -> None:
         name for name, attempt in ATTEMPTS.items() if attempt.doubt
     }
     assert {name for name, meaning in meanings.items() if meaning is Rejected} == {"no agent", "rejected"}
-    assert {name for name, meaning in meanings.items() if meaning is Refused} == {"refused"}
+    assert {name for name, meaning in meanings.items() if meaning is Refused} == {"refused", "superseded"}
     assert meanings["refused connection"] is NotDone

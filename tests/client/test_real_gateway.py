@@ -122,6 +122,31 @@ async def test_a_whole_call_is_followed_and_released(farm: Farm) -> None:
     assert sum(request.operation == "drop" for request in simulator.received) == 1
 
 
+async def test_a_call_whose_place_another_took_is_neither_followed_nor_released_and_asked_for_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None)
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY) as client:
+        first = await client.dial("voice")
+        second = await client.dial("voice")
+        with pytest.raises(Refused) as released:
+            await client.release(first.id)
+        with pytest.raises(Refused) as followed:
+            _ = [event async for event in client.events(first.id)]
+        await client.release(second.id)
+
+    assert released.value.code == followed.value.code == "call-superseded"
+    await until(lambda: len(gateway.lines.requests()) == 5)
+    assert [(line["operation"], line.get("code")) for line in gateway.lines.requests()] == [
+        ("create", None),
+        ("create", None),
+        ("drop", "call-superseded"),
+        ("events", "call-superseded"),
+        ("drop", None),
+    ]
+    assert sum(request.operation == "drop" for request in simulator.received) == 1
+
+
 async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)
