@@ -15,7 +15,6 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlencode
@@ -38,12 +37,12 @@ class DialClient:
     """One gateway, as one service sees it. Open it with `async with`; one for the whole process is enough.
 
     `key` is the credential, or is called for it before each attempt. `attempts` and `timeout` (seconds) bound each
-    request with all of its repetitions, and `answer_timeout` one attempt. A stream of events that is silent for
-    `silence_timeout` is taken for lost: the gateway's heartbeats are 15 seconds apart. With `lasting_store` a dial
-    that may have been made already (its answer was lost, or one with its key is under way) is sent again under that
-    key: only if the gateway's store outlives it (SQLite, Redis), because with `memory:` one that was started anew knows
-    nothing of the first. `tls` is what to verify an `https` gateway with, if not the system's authorities. `clock`,
-    `sleep` and `random` are there for tests.
+    request with all of its repetitions, and `answer_timeout` one attempt; what the gateway can't send within these, it
+    doesn't send at all. A stream of events that is silent for `silence_timeout` is taken for lost: the gateway's
+    heartbeats are 15 seconds apart. With `lasting_store` a dial that may have been made already (its answer was lost,
+    or one with its key is under way) is sent again under that key: only if the gateway's store outlives it (SQLite,
+    Redis), because with `memory:` one that was started anew knows nothing of the first. `tls` is what to verify an
+    `https` gateway with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, and has a default
@@ -64,7 +63,7 @@ class DialClient:
         if attempts < 1:
             raise ValueError("there must be one attempt")
         self._address = Address(base_url)
-        self._line = Line(self._address, key if callable(key) else lambda: key, tls)
+        self._line = Line(self._address, key if callable(key) else lambda: key, tls, clock)
         self._attempts = attempts
         self._timeout = _positive(timeout)
         self._answer_timeout = _positive(answer_timeout)
@@ -197,9 +196,8 @@ class DialClient:
 
     async def _once(self, request: Request, read: Callable[[Answer], Told], left: float) -> Told | Failure:
         """One attempt, with that many seconds left for all."""
-        fields = {**request.fields, "Request-Timeout": f"{max(left, 0.001):.3f}"}
         try:
-            answer = await self._line.answer(replace(request, fields=fields), min(left, self._answer_timeout))
+            answer = await self._line.answer(request, min(left, self._answer_timeout))
         except NoAnswer as exc:
             return _unanswered(exc, reading=request.reading)
         if answer.status not in _DONE:

@@ -19,7 +19,20 @@ from gateway.client import (
     Rejected,
     Support,
 )
-from tests.client.scripted import CALL, KEY, ScriptedGateway, Step, Time, answer, free_port, lose, problem, silence
+from gateway.client.connection import request_timeout
+from tests.client.scripted import (
+    CALL,
+    KEY,
+    ScriptedGateway,
+    Step,
+    Time,
+    answer,
+    free_port,
+    in_a_hurry,
+    lose,
+    outlast,
+    problem,
+)
 
 ACCEPTED = Call("AAAAAAAAAAAAAAAAAAAAAA", "accepted", "voice", "sales", "0", "connect successfully.")
 NEVER_BETTER = [400, 401, 403, 404, 405, 413, 414, 415, 422, 431]
@@ -36,7 +49,7 @@ async def failed(*steps: Step, error: type[DialError], **arguments: object) -> t
 
 
 async def test_a_call_is_made_with_a_key_and_a_deadline() -> None:
-    async with ScriptedGateway(answer()) as gateway, gateway.client(timeout=20) as client:
+    async with ScriptedGateway(answer()) as gateway, gateway.client(timeout=12.5) as client:
         call = await client.dial("voice", "sales")
 
     assert call == ACCEPTED
@@ -45,7 +58,7 @@ async def test_a_call_is_made_with_a_key_and_a_deadline() -> None:
     assert json.loads(request.body) == {"media": "voice", "account": "sales"}
     assert request.headers["Authorization"] == f"Bearer {KEY}"
     assert request.headers["Content-Type"] == "application/json"
-    assert request.headers["Request-Timeout"] == "20.000"
+    assert request.headers["Request-Timeout"] == "12.500"
     assert re.fullmatch(r"[A-Za-z0-9_-]{32}", request.headers["Idempotency-Key"])
 
 
@@ -235,7 +248,35 @@ async def test_each_attempt_tells_what_is_left_of_the_deadline() -> None:
     ):
         await client.dial("voice", timeout=10)
 
-    assert [request.headers["Request-Timeout"] for request in gateway.received] == ["10.000", "7.800"]
+    assert [float(request.headers["Request-Timeout"]) for request in gateway.received] == pytest.approx(
+        [10, 7.8], abs=0.001
+    )
+
+
+@pytest.mark.parametrize(
+    ("timeout", "answer_timeout", "told"),
+    [
+        (30.0, 15.0, "15.000"),
+        (15.0, 30.0, "15.000"),
+        (100_000.0, 100_000.0, "100000.000"),
+        (1e308, 1e308, "999999999.000"),
+        (12.34567, 15.0, "12.345"),
+    ],
+)
+async def test_the_gateway_is_told_the_time_that_the_answer_is_waited_for_and_no_longer_one(
+    timeout: float,
+    answer_timeout: float,
+    told: str,
+) -> None:
+    async with ScriptedGateway(answer()) as gateway, gateway.client(answer_timeout=answer_timeout) as client:
+        await client.dial("voice", timeout=timeout)
+
+    assert [request.headers["Request-Timeout"] for request in gateway.received] == [told]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1e-7, "0.001"), (0.0, "0.001"), (-1.0, "0.001"), (0.1234567, "0.123")])
+def test_a_time_is_never_nothing_and_in_no_other_form(seconds: float, told: str) -> None:
+    assert request_timeout(seconds) == told
 
 
 async def test_no_attempt_begins_after_the_deadline() -> None:
@@ -268,8 +309,9 @@ async def test_a_gateway_that_goes_with_each_request_leaves_a_doubt_and_the_key(
     assert {error.idempotency_key} == {*gateway.keys()}
 
 
+@in_a_hurry
 async def test_an_answer_that_takes_too_long_is_asked_for_again_with_the_same_key() -> None:
-    async with ScriptedGateway(silence, answer()) as gateway, gateway.client(answer_timeout=0.05) as client:
+    async with ScriptedGateway(outlast(15), answer()) as gateway, gateway.client(answer_timeout=15) as client:
         assert await client.dial("voice") == ACCEPTED
 
     assert len(gateway.received) == 2
@@ -277,13 +319,25 @@ async def test_an_answer_that_takes_too_long_is_asked_for_again_with_the_same_ke
 
 
 @pytest.mark.parametrize("before", [0, 1])
+@in_a_hurry
 async def test_an_answer_that_never_comes_leaves_a_doubt_on_a_new_connection_and_on_a_kept_one(before: int) -> None:
-    steps = [*[answer()] * before, silence]
-    async with ScriptedGateway(*steps) as gateway, gateway.client(answer_timeout=0.05, attempts=1) as client:
+    steps = [*[answer()] * before, outlast(15)]
+    async with ScriptedGateway(*steps) as gateway, gateway.client(answer_timeout=15, attempts=1) as client:
         for _ in range(before):
             await client.dial("voice")
         with pytest.raises(OutcomeUnknown, match="answer-lost"):
             await client.dial("voice")
+
+    assert len(gateway.received) == before + 1
+
+
+@in_a_hurry
+async def test_a_deadline_ends_an_attempt_that_has_more_time() -> None:
+    async with ScriptedGateway(outlast(10)) as gateway, gateway.client(timeout=10, answer_timeout=1000) as client:
+        with pytest.raises(OutcomeUnknown, match="answer-lost"):
+            await client.dial("voice")
+
+    assert gateway.received[0].headers["Request-Timeout"] == "10.000"
 
 
 @pytest.mark.parametrize(

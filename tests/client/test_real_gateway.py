@@ -86,6 +86,18 @@ async def test_when_no_agent_is_free_it_is_tried_later(farm: Farm) -> None:
     assert (raised.value.code, raised.value.result_code, raised.value.retry_after) == ("no-agent-available", "13", 5)
 
 
+@pytest.mark.parametrize("seconds", [100_000.0, 1e300, 30.1234567])
+async def test_any_time_is_one_that_the_gateway_takes(farm: Farm, seconds: float) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY, timeout=seconds, answer_timeout=seconds) as client:
+        call = await client.dial("voice")
+        assert (await client.state(call.id, timeout=seconds)).status == "accepted"
+
+    assert len(simulator.creates()) == 1
+
+
 async def test_a_contact_centre_that_cant_be_reached_is_tried_again(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator, endpoints=["https://127.0.0.1:1"])
@@ -162,9 +174,9 @@ async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Far
 async def test_a_dial_that_takes_too_long_is_asked_for_again_under_its_key(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator, durable(farm))
-    simulator.fault(Fault("delay", "create", seconds=0.6))
+    simulator.fault(Fault("delay", "create", seconds=1.5))
 
-    async with DialClient(gateway.base, KEY, timeout=0.2) as client:
+    async with DialClient(gateway.base, KEY, timeout=1) as client:
         with pytest.raises(OutcomeUnknown) as raised:
             await client.dial("voice")
     async with DialClient(gateway.base, KEY, lasting_store=True) as client:
