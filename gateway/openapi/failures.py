@@ -50,7 +50,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("idempotency-in-progress", "not_sent"): (
         "the first request with this key is still running",
-        "send it again after `Retry-After`, with the same key",
+        "send it again after `Retry-After`, with the same key, if the store lasts",
     ),
     ("call-superseded", "not_sent"): (
         "a later call on the same account took this one's place: NSLB tells of it and releases it no more",
@@ -137,7 +137,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("upstream-timeout", "unknown"): (
         "no answer in time",
-        "don't send it again, but with the same `Idempotency-Key` to learn what became of it",
+        "don't send it again, but (if the store lasts) with the same `Idempotency-Key` to learn what became of it",
     ),
     ("outcome-unknown", "unknown"): (
         "the first request with this key was cut off, and may have made a call",

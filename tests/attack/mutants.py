@@ -568,10 +568,10 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a dial is not repeated that a gateway may have forgotten",
-        "gateway/client/dialling.py",
-        "(key is None or self._lasting_store or not tried.vanished)",
-        "(key is None or not self._lasting_store or tried.vanished)",
-        "tests/client/test_dial.py -k lost_dial",
+        "gateway/client/judgement.py",
+        "failure.repeat and (self.key is None or self.lasting_store or self.doubt is None)",
+        "failure.repeat",
+        "tests/client/test_judgement.py",
     ),
     Mutant(
         "a key is taken only by who is seen to be alive",
