@@ -18,7 +18,7 @@ from gateway.model import Credential, Secret, Token
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Log, Metrics
-from gateway.tokens.lifecycle import Lifecycle, Trigger, backoff, next_generation
+from gateway.tokens.lifecycle import Lifecycle, Trigger, backoff
 from gateway.tokens.session import Session, user_of
 from gateway.tokens.sharing import Sharing
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
@@ -113,20 +113,17 @@ class Account:
         self._settle()
 
     def renewed(self, value: Secret, generation: int, seconds_ago: float) -> None:
-        """Take the token that NSLB sent with its answer to a request of that generation, made so long ago.
-
-        An answer that comes late, to a request with a former token, changes nothing (interface page, "The token").
-        """
+        """Take the token that NSLB sent with its answer to a request of that generation, made so long ago."""
+        now = self._wall()
         present = self._life.token
-        if present is None or present.generation != generation or value == present.value:
+        token = self._life.renewed(value, generation, now - seconds_ago, now)
+        if present is None or token is None:
             return
         user, before = user_of(value), user_of(present.value)
         if user is not None and before is not None and user != before:
             self._log.error("token.refresh_failed", account=self.name, trigger=Trigger.IN_BAND, reason="other_user")
             self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "failure")
             return
-        now = self._wall()
-        token = Token(value, next_generation(generation, now), now, now - seconds_ago + self._life.lasts)
         self._take(token, in_band=True)
         self._log.info("token.renewed_in_band", account=self.name, generation=token.generation)
         self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "success")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from gateway.model import Token
+from gateway.model import Secret, Token
 
 BURST: Final = 10
 REFILL_SECONDS: Final = 2.0
@@ -23,6 +23,8 @@ _LEAST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 60.0
 _MOST_DOUBLINGS: Final = 6
 _MILLISECONDS: Final = 1000
+# The generations between two tokens that are applied for: for those that NSLB makes in band of the first.
+_ROOM: Final = 1000
 
 
 class State(StrEnum):
@@ -62,8 +64,12 @@ def backoff(failures: int) -> float:
 
 
 def next_generation(after: int, now: float) -> int:
-    """A generation greater than any before, also than those that a store had before it lost everything."""
-    return max(after + 1, int(now * _MILLISECONDS))
+    """The generation of a token that is applied for.
+
+    It is greater than any before, also than those that a store had before it lost everything, and than those of the
+    tokens that NSLB makes in band of the one before: to apply ends these, whenever the answers with them arrive.
+    """
+    return max(after + _ROOM, int(now * _MILLISECONDS))
 
 
 class Lifecycle:
@@ -120,6 +126,18 @@ class Lifecycle:
         self.token = token
         self._brought_by_nslb = in_band
         return True
+
+    def renewed(self, value: Secret, generation: int, sent: float, now: float) -> Token | None:
+        """The token that NSLB sent with its answer to a request of that generation; `None` if that is no news.
+
+        An answer that comes late, to a request with a former token, changes nothing (interface page, "The token").
+        """
+        present = self.token
+        if present is None or present.generation != generation or value == present.value:
+            return None
+        # The next number, and none of the clock: what was applied for since then is the later one, whatever the clocks
+        # say. Its time began after the request was sent; when, nobody tells.
+        return Token(value, generation + 1, now, sent + self.lasts)
 
     def refuse(self, generation: int) -> None:
         """NSLB refused the token of that generation (401): if it is the present one, it is not sent again."""

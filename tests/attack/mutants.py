@@ -35,6 +35,7 @@ class Mutant(NamedTuple):
 TLS = "tests/functional/test_upstream_tls.py"
 REFUSALS = "tests/functional/test_refusals.py"
 APPLIED = "tests/tokens/test_applied.py"
+ORDER = "tests/tokens/test_order.py"
 STORES = "tests/real/test_stores.py"
 CALLS = "tests/calls/test_whole_call.py"
 KEYS = "tests/calls/test_keys.py"
@@ -323,10 +324,31 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an answer that comes late brings no token",
-        "gateway/tokens/account.py",
+        "gateway/tokens/lifecycle.py",
         "present.generation != generation or value == present.value",
         "value == present.value",
         "tests/tokens/test_in_band.py",
+    ),
+    Mutant(
+        "an answer that comes late is no newer than what was applied for since",
+        "gateway/tokens/lifecycle.py",
+        "        return Token(value, generation + 1, now, sent + self.lasts)\n",
+        "        return Token(value, max(generation + 1, int(now * 1000)), now, sent + self.lasts)\n",
+        ORDER,
+    ),
+    Mutant(
+        "the time of a token that NSLB sent began when it was asked",
+        "gateway/tokens/lifecycle.py",
+        "        return Token(value, generation + 1, now, sent + self.lasts)\n",
+        "        return Token(value, generation + 1, now, now + self.lasts)\n",
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mutant(
+        "how long ago a request was sent is known to its account",
+        "gateway/tokens/account.py",
+        "renewed(value, generation, now - seconds_ago, now)",
+        "renewed(value, generation, now, now)",
+        ORDER,
     ),
     Mutant(
         "a token of another user is not taken from an answer",

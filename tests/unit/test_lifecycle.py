@@ -147,6 +147,28 @@ def test_a_token_that_nslb_brought_is_told_apart() -> None:
     assert life.state(6.0) is State.FRESH
 
 
+def test_what_nslb_sends_is_taken_from_an_answer_to_the_present_token_alone() -> None:
+    life = fresh()
+
+    assert life.renewed(Secret("next"), 0, 5.0, 6.0) is None
+    assert life.renewed(Secret("next"), 2, 5.0, 6.0) is None
+    assert life.renewed(Secret("t1"), 1, 5.0, 6.0) is None
+    assert life.renewed(Secret("next"), 1, 5.0, 6.0) == Token(Secret("next"), 2, 6.0, 5.0 + HOUR)
+    assert Lifecycle(HOUR, renews=True).renewed(Secret("next"), 0, 5.0, 6.0) is None
+
+
+@given(st.integers(1, 2**52), st.floats(0, 4e9), st.floats(0, 4e9))
+def test_what_nslb_sent_is_never_newer_than_what_was_applied_for_since(first: int, here: float, there: float) -> None:
+    """Whatever the clocks of two replicas say."""
+    life = Lifecycle(HOUR, renews=True)
+    life.take(token(first, here))
+
+    late = life.renewed(Secret("late"), first, here, here + 10.0)
+
+    assert late is not None
+    assert first < late.generation < next_generation(first, there)
+
+
 def test_a_token_that_cannot_be_renewed_is_tried_again_only_for_a_request_or_after_a_reload() -> None:
     life = Lifecycle(HOUR, renews=False)
     life.take(token(1, 0.0, lasts=None))
