@@ -75,7 +75,8 @@ def next_generation(after: int, now: float) -> int:
 class Lifecycle:
     """The token of one account. `lasts` is for how long a token is valid, in seconds.
 
-    `renews` says that another token can be had before this one is over, and without anybody asking.
+    `asked` says that an application is out, ours or that of a replica whose token we wait for: it ends whatever NSLB
+    sends until then. `renews` says that another token can be had before this one is over, and without anybody asking.
     """
 
     def __init__(self, lasts: float, *, renews: bool) -> None:
@@ -86,6 +87,7 @@ class Lifecycle:
         self._brought_by_nslb = False
         self._refused = 0
         self._attempt: Trigger | None = None
+        self.asked = False
         self._not_before = 0.0
         self._not_hurried_before = 0.0
         self._allowance = float(BURST)
@@ -181,11 +183,12 @@ class Lifecycle:
             return None
         return max(self._half(self.token) - now, self.wait(now))
 
-    def begin(self, trigger: Trigger, now: float) -> None:
+    def begin(self, trigger: Trigger, now: float) -> Attempt:
         """A refresh begins."""
         self._allowance = self._spare(now) - 1.0
         self._counted = now
         self._attempt = trigger
+        return Attempt(self)
 
     def succeed(self, now: float) -> None:
         """It has brought a token, which has been taken."""
@@ -201,6 +204,7 @@ class Lifecycle:
     def postpone(self, now: float, wait: float) -> None:
         """It has not been tried after all, and may be in so many seconds."""
         self._attempt = None
+        self.asked = False
         self._not_hurried_before = now + wait
         if self.usable(now) is None:
             self._not_before = now + wait
@@ -212,6 +216,7 @@ class Lifecycle:
         if self._attempt is not None:
             self.last = Last(now, self._attempt, failure)
         self._attempt = None
+        self.asked = False
 
     def _reason(self, now: float) -> Trigger | None:
         token = self.token
@@ -240,3 +245,29 @@ class Lifecycle:
         if not self.renews:
             return float(BURST)  # nobody is asked but a file of our own
         return min(float(BURST), self._allowance + (now - self._counted) / REFILL_SECONDS)
+
+
+class Attempt:
+    """One refresh, as whoever carries it out sees it: which token it is to take the place of, and what came since."""
+
+    def __init__(self, life: Lifecycle) -> None:
+        self._life = life
+        self.generation = life.generation
+
+    @property
+    def latest(self) -> int:
+        """The generation of the token that there is by now."""
+        return self._life.generation
+
+    def usable(self, now: float) -> Token | None:
+        """The token that there is by now, if it may be sent."""
+        return self._life.usable(now)
+
+    def newer(self, now: float) -> Token | None:
+        """The same, if it makes the refresh needless."""
+        token = self._life.usable(now)
+        return token if token is not None and token.generation > self.generation else None
+
+    def ask(self) -> None:
+        """An application goes out, or is out already."""
+        self._life.asked = True

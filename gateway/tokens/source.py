@@ -5,11 +5,11 @@ Owns the words between an account and its source. Refuses to know how a token is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.model import Token
+from gateway.tokens.lifecycle import Attempt
 
 
 class RefreshFailed(Exception):  # noqa: N818 - it names an end, after which the same is tried again later
@@ -55,9 +55,6 @@ class Source(Protocol):
         """See above; it may change with the configuration."""
         ...
 
-    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
-        """A token newer than the present one. `usable` is what can be sent by now, which may be a newer one already.
-
-        Raises `RefreshFailed` and `Postponed`.
-        """
+    async def renew(self, attempt: Attempt) -> Renewal:
+        """A token newer than the one that the attempt is to replace. Raises `RefreshFailed` and `Postponed`."""
         ...

@@ -6,15 +6,16 @@ listens to it, so that each hears of the others only when it looks.
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from gateway.config import ClientTLS
 from gateway.model import Secret
-from gateway.simulator import APP_KEY, APP_SECRET, Simulator
-from gateway.store import MemoryStore, Seal, Vault
+from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
+from gateway.store import MemoryStore, Seal, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 from gateway.tokens import Account, ApiFabric, App, AppliedSource, User
 from gateway.upstream import PeerPolicy, client_context
@@ -24,19 +25,38 @@ NOW = 1_795_461_225.0
 HOUR = 3600.0
 
 
+async def nothing() -> None:
+    """What mostly happens."""
+
+
+class Shelf(MemoryStore):
+    """A store in which something happens, once, in the moment before a token is written under a lease."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        super().__init__(wall)
+        self.happens: Callable[[], Awaitable[None]] = nothing
+
+    async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
+        if fence is not None:
+            happens, self.happens = self.happens, nothing
+            await happens()
+        return await super().put(key, sealed, generation=generation, after=after, fence=fence)
+
+
 class Office:
     """Replicas that call for one user."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.now = NOW
-        self.store = MemoryStore(self.wall)
+        self.store = Shelf(self.wall)
         self.lines = Lines()
         host, _, port = simulator.fabric_url.removeprefix("https://").partition(":")
         tls = ClientTLS.model_validate({"ca": str(simulator.ca), "server_name": simulator.fabric_name})
         app = App(host, int(port), Secret(APP_KEY), Secret(APP_SECRET))
         self.fabric = ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name))
         self.accounts: list[Account] = []
+        self.sent: list[Secret | None] = []
 
     def wall(self) -> float:
         return self.now
@@ -62,6 +82,12 @@ class Office:
     def renewed_in_band(self) -> Secret:
         """NSLB has made a token of the present one."""
         return Secret(self.simulator.issue_token("gateway-sales"))
+
+    async def refused(self, account: Account, generation: int) -> bool:
+        """NSLB has refused a request of that generation, which is sent once more when there is another token."""
+        had = await account.renew(generation)
+        self.sent.append(sends(account))
+        return had
 
     @property
     def current(self) -> Secret:
@@ -123,3 +149,123 @@ async def test_what_nslb_sends_lasts_from_when_it_was_asked(office: Office) -> N
 
     assert account.status()["token_expires"] == NOW + 60.0 - 7.0 + HOUR
     assert sends(account) == office.current
+
+
+async def test_what_nslb_sends_while_its_end_is_applied_for_is_sent_by_nobody_who_can_send_once_more(
+    office: Office,
+) -> None:
+    (account,) = await office.replicas(1)
+    generation = account.generation
+    renewed = office.renewed_in_band()
+
+    async def arrives() -> None:
+        """When the fabric has made its token, and before it is written."""
+        assert office.current != renewed
+        account.renewed(renewed, generation, 0.3)
+        await asyncio.sleep(0)
+
+    office.store.happens = arrives
+
+    assert all(await asyncio.gather(*(office.refused(account, generation) for _ in range(20))))
+
+    assert office.sent == [office.current] * 20
+    assert renewed not in office.sent
+    assert await shelved(account) == office.current
+    assert office.applications == 2
+
+
+async def test_what_nslb_sent_to_another_replica_meanwhile_ends_with_the_application(office: Office) -> None:
+    one, other = await office.replicas(2)
+    generation = one.generation
+    renewed = office.renewed_in_band()
+
+    async def arrives() -> None:
+        other.renewed(renewed, generation, 0.3)
+        await asyncio.gather(*other._sharing.running)
+        assert await shelved(one) == sends(other) == renewed
+
+    office.store.happens = arrives
+
+    assert all(await asyncio.gather(*(office.refused(one, generation) for _ in range(5))))
+
+    assert office.sent == [office.current] * 5
+    assert await shelved(one) == office.current
+    await other.looked()
+    assert sends(other) == office.current
+    assert office.applications == 2
+
+
+async def test_what_nslb_sent_is_used_if_the_application_fails(office: Office) -> None:
+    one, other = await office.replicas(2)
+    generation, former = one.generation, sends(one)
+    office.simulator.fault(Fault("status", "applyToken", status=500, delay=0.2))
+    asked = len(office.simulator.fabric_received)
+    waiting = asyncio.gather(*(office.refused(one, generation) for _ in range(5)))
+    await until(lambda: len(office.simulator.fabric_received) > asked)
+
+    renewed = office.renewed_in_band()
+    one.renewed(renewed, generation, 0.3)
+
+    # A request that was not refused need not wait, and nothing is written past the lease.
+    assert sends(one) == renewed
+    await one.obtain()
+    assert await shelved(one) == former
+    assert not waiting.done()
+    assert all(await waiting)
+    assert renewed == office.current
+    assert office.sent == [renewed] * 5
+    await until(lambda: not one._sharing.running)
+    assert await shelved(one) == renewed
+    await other.looked()
+    assert sends(other) == renewed
+
+
+async def test_who_waits_for_what_another_applies_for_does_not_send_what_nslb_sent_meanwhile(office: Office) -> None:
+    one, other = await office.replicas(2)
+    generation = one.generation
+    renewed = office.renewed_in_band()
+    waiting: list[asyncio.Future[list[bool]]] = []
+
+    async def arrives() -> None:
+        """The one that does not apply waits, and NSLB's answer comes to it."""
+        waiting.append(asyncio.gather(*(office.refused(other, generation) for _ in range(5))))
+        await until(lambda: other._life.asked)
+        other.renewed(renewed, generation, 0.3)
+
+    office.store.happens = arrives
+
+    assert await office.refused(one, generation)
+    assert all(await waiting[0])
+
+    assert office.sent == [office.current] * 6
+    assert sends(other) == await shelved(other) == office.current
+    assert office.applications == 2
+
+
+async def test_a_token_that_could_not_be_written_is_given_to_the_store_afterwards(office: Office) -> None:
+    one, other = await office.replicas(2)
+
+    async def fails() -> None:
+        raise StoreUnavailable("a hiccup")
+
+    office.store.happens = fails
+
+    assert await office.refused(one, one.generation)
+    await until(lambda: not one._sharing.running)
+
+    assert await shelved(one) == office.current
+    await other.looked()
+    assert sends(other) == office.current
+    assert office.applications == 2
+
+
+async def test_a_token_whose_time_is_over_is_not_taken_from_the_store(office: Office) -> None:
+    one, other = await office.replicas(2)
+    generation = one.generation
+    assert await office.refused(other, generation)
+    office.now += HOUR
+
+    await one.looked()
+
+    assert one.generation == generation
+    assert sends(one) is None
