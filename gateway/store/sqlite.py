@@ -126,10 +126,10 @@ class SqliteStore:
                 found = connection.execute(_LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
                 if found is not None:
                     return Lease(*found)
-                until, working = connection.execute(
-                    "SELECT until, working FROM tokens WHERE key = ?", (key,)
+                until, working, failures = connection.execute(
+                    "SELECT until, working, failures FROM tokens WHERE key = ?", (key,)
                 ).fetchone()
-                return Busy(until - now, bool(working))
+                return Busy(until - now, bool(working), failures)
 
         return await self._run(work)
 

@@ -231,7 +231,7 @@ class Account:
         try:
             renewal = await self.source.renew(attempt)
         except Postponed as later:
-            self._life.postpone(self._wall(), later.wait)
+            self._life.postpone(self._wall(), later.wait, later.failures)
         except RefreshFailed as failure:
             wait = failure.wait if failure.wait is not None else backoff(self._life.failures + 1)
             self._failed(trigger, failure.reason, wait, time.monotonic() - started)

@@ -50,7 +50,8 @@ class AppliedSource:
     ) -> None:
         self.fabric = fabric
         self.user = user
-        self.patience = timeout + _LEASE_MARGIN_SECONDS
+        # To the end of a lease whose holder is gone, and then for a refresh, if that takes no longer than it should.
+        self.patience = timeout + 2 * _LEASE_MARGIN_SECONDS
         self._key = hashlib.sha256(b"\0".join((b"applied", *identity))).hexdigest()
         self._vault = vault
         self._lasts = lasts
@@ -93,7 +94,6 @@ class AppliedSource:
 
     async def _lease(self, attempt: Attempt) -> Lease | Renewal:
         """Leave to apply for a token, or the token that somebody else has applied for meanwhile."""
-        looks = round(self._timeout / _LOOK_SECONDS)
         working = False
         while True:
             token = attempt.newer(self._wall())
@@ -106,12 +106,11 @@ class AppliedSource:
             if isinstance(lease, Lease):
                 return lease
             if not lease.working:
-                raise Postponed(lease.seconds)
+                raise Postponed(lease.seconds, max(1, lease.failures))
             attempt.ask()
             working = True
-            looks -= 1
-            if looks < 0:
-                raise Postponed(_LOOK_SECONDS)
+            # To the end of the lease, which the store knows: its holder may have stalled, and then it is our turn.
+            # Those who wait for that have a patience of their own.
             await asyncio.sleep(min(_LOOK_SECONDS, max(0.001, lease.seconds)))
 
     async def _under(self, lease: Lease, attempt: Attempt) -> Renewal:

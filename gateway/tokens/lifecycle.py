@@ -127,6 +127,7 @@ class Lifecycle:
             return False
         self.token = token
         self._brought_by_nslb = in_band
+        self.failures = 0
         return True
 
     def renewed(self, value: Secret, generation: int, sent: float, now: float) -> Token | None:
@@ -167,7 +168,7 @@ class Lifecycle:
         return max(0.0, lacking, later - now)
 
     def second_try(self, now: float) -> float | None:
-        """In how many seconds the second try comes, if the first one has just failed.
+        """In how many seconds the second try comes, if the first one has just failed, here or at another replica.
 
         That is worth waiting for: the fabric may have made a token, which ended ours, and its answer may have got lost.
         """
@@ -201,8 +202,10 @@ class Lifecycle:
         self.failures += 1
         self._not_before = self._not_hurried_before = now + wait
 
-    def postpone(self, now: float, wait: float) -> None:
-        """It has not been tried after all, and may be in so many seconds."""
+    def postpone(self, now: float, wait: float, failures: int = 0) -> None:
+        """It has not been tried after all, and may be in so many seconds, after so many failures of other replicas."""
+        if failures:
+            self.failures = failures
         self._attempt = None
         self.asked = False
         self._not_hurried_before = now + wait

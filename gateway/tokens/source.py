@@ -22,11 +22,15 @@ class RefreshFailed(Exception):  # noqa: N818 - it names an end, after which the
 
 
 class Postponed(Exception):  # noqa: N818 - it names a state
-    """Nothing was tried, for a reason that is nobody's fault; it may be tried again in `wait` seconds."""
+    """Nothing was tried here; it may be in `wait` seconds.
 
-    def __init__(self, wait: float) -> None:
-        super().__init__(wait)
+    `failures` is how many tries of other replicas have failed in a row, 0 if that is not the reason.
+    """
+
+    def __init__(self, wait: float, failures: int = 0) -> None:
+        super().__init__(wait, failures)
         self.wait = wait
+        self.failures = failures
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,10 +351,10 @@ MUTANTS: Final = (
         ORDER,
     ),
     Mutant(
-        "what is applied for is newer than what NSLB sent here meanwhile",
+        "what is applied for is newer than what there is here",
         "gateway/tokens/applied.py",
         "next_generation(max(after, attempt.latest), self._wall())",
-        "next_generation(after, self._wall() - 1e6)",
+        "next_generation(after, self._wall())",
         ORDER,
     ),
     Mutant(
@@ -383,6 +383,20 @@ MUTANTS: Final = (
         "gateway/tokens/standing.py",
         "    return token if token.expires is None or now < token.expires else None\n",
         "    return token\n",
+        ORDER,
+    ),
+    Mutant(
+        "the calls of a replica wait for the second try if another one's first has failed",
+        "gateway/tokens/lifecycle.py",
+        "            self.failures = failures\n",
+        "            pass\n",
+        ORDER,
+    ),
+    Mutant(
+        "whoever waits for another's token takes its turn when the lease is over",
+        "gateway/tokens/applied.py",
+        "            if not lease.working:\n",
+        "            if not lease.working or working:\n",
         ORDER,
     ),
     Mutant(

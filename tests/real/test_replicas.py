@@ -324,6 +324,48 @@ async def test_another_replica_takes_over_when_the_one_that_refreshes_is_killed(
         assert {request.status for request in simulator.creates()} == {200}
 
 
+async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_call_at_any_replica(
+    farm: Farm, redis: RedisProcess
+) -> None:
+    simulator = await farm.simulator()
+    async with replicas(farm, simulator, redis.url, 2) as made:
+        await made.agree()
+        # The fabric has made a token, which ended theirs, and nobody gets it.
+        simulator.fault(Fault("truncated", "applyToken"))
+        simulator.expire()
+
+        assert set(await made.dial_all(20)) == {201}
+
+        assert applications(simulator) == 3
+        assert [line["reason"] for line in made.lines("token.refresh_failed")] == ["unreachable"]
+        assert {line["attempts"] for line in made.lines("request.forwarded")} <= {1, 2}
+
+
+async def test_the_calls_behind_a_replica_that_is_stopped_while_it_applies_get_a_token_when_its_lease_is_over(
+    farm: Farm, redis: RedisProcess
+) -> None:
+    simulator = await farm.simulator()
+    async with replicas(farm, simulator, redis.url, 2, timeout_seconds=1) as made:
+        await made.agree()
+        one, other = made.running
+        simulator.expire()
+        simulator.fault(Fault("silence", "applyToken"))
+        first = asyncio.create_task(made.dial(one))
+        await until(lambda: applications(simulator) == 2)
+        one.process.send_signal(signal.SIGSTOP)
+        try:
+            behind = await asyncio.gather(*(made.dial(other) for _ in range(5)))
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+        await first
+
+        assert [status for status, _ in behind] == [201] * 5
+        assert applications(simulator) == 3
+        seen = len(simulator.creates())
+        assert set(await made.dial_all()) == {201}
+        assert set(sent(simulator)[seen:]) == {simulator.tokens.current("gateway-sales")}
+
+
 async def test_what_nslb_renews_in_band_at_one_replica_is_known_to_the_others(farm: Farm, redis: RedisProcess) -> None:
     simulator = await farm.simulator(renew_in_band="cookie")
     async with replicas(farm, simulator, redis.url, 2) as made:

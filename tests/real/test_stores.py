@@ -121,6 +121,7 @@ async def test_one_has_the_lease_and_the_others_are_told_how_long(make: Make) ->
     assert isinstance(busy, Busy)
     assert busy.working
     assert 0 < busy.seconds <= 30.0
+    assert busy.failures == 0
     assert isinstance(await other.lease("another", 30.0), Lease)
     assert lease.failures == 0
 
@@ -182,6 +183,7 @@ async def test_after_a_failure_nobody_gets_the_lease_for_a_while_and_all_know_ho
         assert isinstance(busy, Busy)
         assert not busy.working
         assert busy.seconds <= 0.3
+        assert busy.failures == 1
     assert not await one.put("k", b"late", generation=1, after=0, fence=lease.fence)
     await asyncio.sleep(0.35)
     following = await leased(other)

@@ -15,7 +15,7 @@ import pytest
 from gateway.config import ClientTLS
 from gateway.model import Secret
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
-from gateway.store import MemoryStore, Seal, StoreUnavailable, Vault
+from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 from gateway.tokens import Account, ApiFabric, App, AppliedSource, User
 from gateway.upstream import PeerPolicy, client_context
@@ -35,6 +35,17 @@ class Shelf(MemoryStore):
     def __init__(self, wall: Callable[[], float]) -> None:
         super().__init__(wall)
         self.happens: Callable[[], Awaitable[None]] = nothing
+        self.leases = 0
+        self.away = False
+
+    async def read(self, key: str) -> Stored | None:
+        if self.away:
+            raise StoreUnavailable("gone")
+        return await super().read(key)
+
+    async def lease(self, key: str, seconds: float) -> Lease | Busy:
+        self.leases += 1
+        return await super().lease(key, seconds)
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
         if fence is not None:
@@ -66,7 +77,7 @@ class Office:
         log, metrics = Log(LineWriter(self.lines)), Metrics("0")
         vault = Vault("memory", self.store, Seal(), Log(LineWriter(io.BytesIO())), metrics)
         user = User("gateway-sales", "Sales", "2023", "en")
-        source = AppliedSource(self.fabric, user, (b"somebody",), vault, lasts=HOUR, timeout=5.0, wall=self.wall)
+        source = AppliedSource(self.fabric, user, (b"somebody",), vault, lasts=HOUR, timeout=1.0, wall=self.wall)
         account = Account("sales", source, vault, log, metrics, lasts=HOUR, wall=self.wall)
         self.accounts.append(account)
         return account
@@ -259,6 +270,20 @@ async def test_a_token_that_could_not_be_written_is_given_to_the_store_afterward
     assert office.applications == 2
 
 
+async def test_without_a_store_what_is_applied_for_is_newer_whatever_the_clock_says(office: Office) -> None:
+    (account,) = await office.replicas(1)
+    office.store.away = True
+    office.now -= 600.0
+
+    assert await office.refused(account, account.generation)
+
+    assert office.sent == [office.current]
+    assert office.applications == 2
+    office.store.away = False
+    await account.looked()
+    assert await shelved(account) == office.current
+
+
 async def test_a_token_whose_time_is_over_is_not_taken_from_the_store(office: Office) -> None:
     one, other = await office.replicas(2)
     generation = one.generation
@@ -269,3 +294,51 @@ async def test_a_token_whose_time_is_over_is_not_taken_from_the_store(office: Of
 
     assert one.generation == generation
     assert sends(one) is None
+
+
+async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_replica_its_calls(office: Office) -> None:
+    one, other = await office.replicas(2)
+    generation = one.generation
+    office.simulator.fault(Fault("truncated", "applyToken"))
+    office.simulator.expire()
+
+    waiting = asyncio.gather(*(office.refused(account, generation) for account in (one, other) for _ in range(5)))
+    await until(lambda: one._life.failures == other._life.failures == 1)
+    assert office.sent == []
+    office.now += 2.0
+
+    assert all(await waiting)
+    assert office.sent == [office.current] * 10
+    # The one whose answer got lost, and the next.
+    assert office.applications == 3
+
+
+async def test_after_the_second_failure_nobody_waits_for_the_third_try_at_any_replica(office: Office) -> None:
+    one, other = await office.replicas(2)
+    office.simulator.fault(Fault("status", "applyToken", times=None, status=500))
+    waiting = asyncio.gather(*(office.refused(account, one.generation) for account in (one, other)))
+    await until(lambda: one._life.failures == other._life.failures == 1)
+    office.now += 2.0
+
+    assert await waiting == [False, False]
+
+    assert office.sent == [None, None]
+    assert [request.operation for request in office.simulator.fabric_received].count("applyToken") == 3
+
+
+async def test_the_calls_behind_one_that_stalls_with_the_lease_get_a_token_when_it_ends(office: Office) -> None:
+    one, _ = await office.replicas(2)
+    lease = await office.store.lease(one.source.key, 3600.0)
+    assert isinstance(lease, Lease)
+    waiting = asyncio.gather(*(office.refused(one, one.generation) for _ in range(5)))
+    # It has looked for longer than one refresh may take.
+    await until(lambda: office.store.leases > 40)
+    assert office.sent == []
+    assert office.applications == 1
+    office.now += 3600.0 - 60.0
+    assert not waiting.done()
+    office.now += 60.0
+
+    assert all(await waiting)
+    assert office.sent == [office.current] * 5
+    assert office.applications == 2

@@ -306,19 +306,25 @@ async def test_what_nslb_sends_while_another_applies_is_not_taken_for_what_it_ap
     assert office.simulator.fabric_received == []
 
 
-async def test_who_waits_for_another_in_vain_gives_up_for_now(office: Office) -> None:
+async def test_who_waits_for_another_in_vain_waits_to_the_end_of_the_lease_and_is_the_next(office: Office) -> None:
     assert isinstance(await office.vault.lease(office.source.key, 3600.0), Lease)
-
-    with pytest.raises(Postponed):
-        await office.source.renew(attempt())
-
+    waiting = asyncio.create_task(office.source.renew(attempt()))
+    # It has looked for longer than one refresh takes (a second, with twenty looks).
+    await until(lambda: office.store.leases > 30)
+    assert not waiting.done()
     assert office.simulator.fabric_received == []
+
+    office.store.now += 3600.0
+
+    renewal = await waiting
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    assert office.simulator.fabric.apply_token_requests == 1
 
 
 async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it_longer(office: Office) -> None:
     office.simulator.fault(Fault("status", operation="applyToken", times=None, status=500))
     waits = []
-    for _ in range(12):
+    for failures in range(1, 13):
         with pytest.raises(RefreshFailed) as raised:
             await office.source.renew(attempt())
         asked = len(office.simulator.fabric_received)
@@ -327,6 +333,7 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
         assert len(office.simulator.fabric_received) == asked
         assert raised.value.wait is not None
         assert postponed.value.wait == pytest.approx(raised.value.wait, abs=0.01)
+        assert postponed.value.failures == failures
         waits.append(raised.value.wait)
         office.store.now += raised.value.wait
 

@@ -126,6 +126,23 @@ def test_the_second_try_is_worth_waiting_for_and_the_third_is_not() -> None:
     assert life.second_try(1.5) is None
 
 
+def test_the_second_try_is_as_much_worth_after_a_failure_of_another_replica() -> None:
+    life = fresh()
+    life.refuse(1)
+    life.begin(Trigger.REFUSED, 0.0)
+    life.postpone(0.0, 1.5, failures=1)
+    assert life.second_try(0.5) == 1.0
+    life.begin(Trigger.REFUSED, 1.5)
+    life.postpone(1.5, 3.0, failures=2)
+    assert life.second_try(1.5) is None
+    # What came of it here does not matter when there is a token.
+    life.take(token(2, 1.6))
+    life.refuse(2)
+    life.begin(Trigger.REFUSED, 10.0)
+    life.fail(10.0, "timeout", 1.0)
+    assert life.second_try(10.0) == 1.0
+
+
 def test_what_was_not_tried_is_no_failure_and_costs_nothing() -> None:
     life = fresh()
     for _ in range(3 * BURST):
