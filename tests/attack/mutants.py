@@ -533,6 +533,13 @@ MUTANTS: Final = (
         f"{STORES} -k sqlite",
     ),
     Mutant(
+        "behind a SQLite file that is held nobody waits for all the others",
+        "gateway/store/sqlite.py",
+        "            if self._monotonic() > late:\n",
+        "            if False:\n",
+        f"{STORES} -k behind_others",
+    ),
+    Mutant(
         "only an id becomes part of a path",
         "gateway/store/presence.py",
         "        if not _ID.fullmatch(owner):\n",
