@@ -35,6 +35,7 @@ _ADVICE: Final = {
     "timeout": "It did not answer in time: try again, or raise apply_token.timeout_seconds.",
     "refused": "It refuses the application: look at app_key and app_secret, and whether the service was bought.",
     "rejected": "It refuses the user: look at user_id, channel_id and locale.",
+    "wrong_status": "It answers with the status of a fault: look at apply_token.url, and at the API Fabric itself.",
     "invalid_answer": "What answers there is not the documented API Fabric: look at apply_token.url.",
     "unchanged": "The token is over: put a new one in its place.",
     "unreadable": "Look at the file and its mode.",
@@ -134,7 +135,7 @@ async def _fabrics(configuration: Configuration, roster: Roster, report: Report)
                         await fabric.access()
                 except (RefreshFailed, TimeoutError) as exc:
                     reason = exc.reason if isinstance(exc, RefreshFailed) else "timeout"
-                    report.fail(subject, "AccessToken", f"none ({reason})", _ADVICE.get(reason, _ADVICE["rejected"]))
+                    report.fail(subject, "AccessToken", f"none ({reason})", _ADVICE.get(reason, _ADVICE["unreachable"]))
                     seen[fabric] = False
                 else:
                     report.ok(subject, "AccessToken", f"for the app key of account {name}")

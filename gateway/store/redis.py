@@ -104,8 +104,8 @@ class RedisStore:
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
-        given, number, other = await self._script(scripts.LEASE, _token(key), _milliseconds(seconds))
-        return Lease(int(number), int(other)) if given else Busy(int(number) / 1000, bool(other))
+        given, number, working, failures = await self._script(scripts.LEASE, _token(key), _milliseconds(seconds))
+        return Lease(int(number), failures) if given else Busy(int(number) / 1000, bool(working), failures)
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
         """See `Shelf.put`."""

@@ -27,11 +27,11 @@ LEASE: Final = (
     _BEGIN
     + """
 local left = number('u') - now
-if left > 0 then return {0, text(left), number('w')} end
+if left > 0 then return {0, text(left), number('w'), number('n')} end
 local fence = text(math.max(number('f') + 1, now))
 redis.call('HSET', KEYS[1], 'f', fence, 'u', text(now + ARGV[1]), 'w', '1')
 touch()
-return {1, fence, number('n')}
+return {1, fence, 1, number('n')}
 """
 )
 PUT: Final = (

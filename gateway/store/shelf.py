@@ -39,10 +39,14 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """No leave, for so many seconds: somebody is refreshing (`working`), or has failed and waits."""
+    """No leave, for so many seconds: somebody is refreshing (`working`), or has failed and waits.
+
+    `failures` is how many refreshes failed in a row before, by whomever.
+    """
 
     seconds: float
     working: bool
+    failures: int
 
 
 @dataclass(slots=True)
@@ -73,7 +77,7 @@ class Shelf:
         """Leave to refresh for so many seconds, unless somebody has it."""
         entry = self._touch(key, now)
         if entry.until > now:
-            return Busy(entry.until - now, entry.working)
+            return Busy(entry.until - now, entry.working, entry.failures)
         # Begun from the clock, so that it grows on although everything was lost in between.
         entry.fence = max(entry.fence + 1, int(now * _MILLISECONDS))
         entry.until = now + seconds

@@ -87,13 +87,19 @@ DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until <= ? ORDER
 class SqliteStore:
     """A file in SQLite's format, in write-ahead mode.
 
-    `wall` is in epoch seconds, the same for all on this machine; `busy_seconds` is how long to wait for others.
+    `wall` is in epoch seconds, the same for all on this machine, `monotonic` in seconds. `busy_seconds` is how long to
+    wait for others, and for what was asked before, each.
     """
 
     shared = True
 
     def __init__(
-        self, path: Path, wall: Callable[[], float] = time.time, *, busy_seconds: float = _BUSY_SECONDS
+        self,
+        path: Path,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        busy_seconds: float = _BUSY_SECONDS,
     ) -> None:
         self.owner = new_owner()
         self._path = path
@@ -101,6 +107,7 @@ class SqliteStore:
         self._listeners: list[Callable[[str | None], None]] = []
         self._busy_seconds = busy_seconds
         self._wall = wall
+        self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -126,10 +133,10 @@ class SqliteStore:
                 found = connection.execute(_LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
                 if found is not None:
                     return Lease(*found)
-                until, working = connection.execute(
-                    "SELECT until, working FROM tokens WHERE key = ?", (key,)
+                until, working, failures = connection.execute(
+                    "SELECT until, working, failures FROM tokens WHERE key = ?", (key,)
                 ).fetchone()
-                return Busy(until - now, bool(working))
+                return Busy(until - now, bool(working), failures)
 
         return await self._run(work)
 
@@ -238,7 +245,13 @@ class SqliteStore:
         return self._opened, connection.execute("PRAGMA data_version").fetchone()[0]
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        late = self._monotonic() + self._busy_seconds
+
         def step() -> T:
+            if self._monotonic() > late:
+                # Each of those before has waited for somebody who holds the file. To try it as well would keep the next
+                # one waiting, and so on, for as long as calls come in.
+                raise StoreUnavailable("queued")
             try:
                 return work(self._connected())
             except sqlite3.Error as exc:

@@ -59,7 +59,7 @@ class Vault:
         self._metrics = metrics
         self._followers: dict[str, list[Callable[[], None]]] = {}
         self._resealed: dict[str, tuple[int, Seal]] = {}
-        self._unreadable: set[tuple[str, int]] = set()
+        self._unreadable: dict[str, int] = {}
         self._told_of_records = False
         metrics.store_available(available=True)
 
@@ -76,15 +76,12 @@ class Vault:
         try:
             token, current = self.seal.open(key, stored)
         except ValueError:
-            if (key, stored.generation) not in self._unreadable:
-                self._unreadable.add((key, stored.generation))
+            if self._unreadable.get(key) != stored.generation:  # once for each token
+                self._unreadable[key] = stored.generation
                 self._log.error("store.unreadable", generation=stored.generation)
             return Shelved(stored.generation, None)
-        if self._reseals and not current and self._resealed.get(key) != (stored.generation, self.seal):
-            # Once: a replica that has the keys in another order does the same.
-            self._resealed[key] = (stored.generation, self.seal)
-            sealed = self.seal.close(key, token)
-            await self._do("reseal", self._store.reseal(key, sealed, generation=token.generation), refused=False)
+        if self._reseals and not current:
+            await self._reseal(key, token)
         return Shelved(stored.generation, token)
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
@@ -150,7 +147,8 @@ class Vault:
         if told in followers:
             followers.remove(told)
         if not followers:
-            self._followers.pop(key, None)
+            for by_key in (self._followers, self._resealed, self._unreadable):
+                by_key.pop(key, None)
 
     async def watch(self) -> None:
         """Listen to the store until cancelled, through whatever happens to it."""
@@ -178,6 +176,18 @@ class Vault:
                 told()
 
     # --- inside
+
+    async def _reseal(self, key: str, token: Token) -> None:
+        """Seal a token anew, once: a replica that has the keys in another order does the same."""
+        seal = self.seal
+        if self._resealed.get(key) == (token.generation, seal):
+            return
+        resealing = self._store.reseal(key, seal.close(key, token), generation=token.generation)
+        try:
+            await self._do("reseal", resealing, refused=False)
+        except StoreUnavailable:
+            return  # the token was read, which is what was asked for; the next look tries again
+        self._resealed[key] = (token.generation, seal)
 
     def _heard(self, key: str | None) -> None:
         self._worked("listen")

@@ -18,7 +18,7 @@ from gateway.model import Credential, Secret, Token
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Log, Metrics
-from gateway.tokens.lifecycle import Lifecycle, Trigger, backoff, next_generation
+from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger, backoff
 from gateway.tokens.session import Session, user_of
 from gateway.tokens.sharing import Sharing
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
@@ -75,36 +75,19 @@ class Account:
 
         Raises `Problem` if nothing will come in time.
         """
-        if self.credential() is not None:
-            return
-        loop = asyncio.get_running_loop()
-        give_up = min(loop.time() + self.source.patience, until)
-        failures = self._life.failures
-        while True:
-            if self.source.renews or self._life.failures == failures:
-                self.tend()
-            if self.credential() is not None:
-                return
-            look_again = give_up
-            if self._refresh is None:
-                second_try = self._life.second_try(self._wall())
-                if second_try is None:
-                    raise self._unavailable()
-                look_again = min(give_up, loop.time() + max(second_try, _LEAST_SLEEP_SECONDS))
-            try:
-                async with asyncio.timeout_at(look_again):
-                    await self._changed.wait()
-            except TimeoutError:
-                if look_again == give_up:
-                    raise self._unavailable() from None
+        await self._come(until, lambda: self.credential() is not None)
 
     async def renew(self, generation: int, until: float = math.inf) -> bool:
-        """NSLB refused the token of that generation: have a newer one; whether there is one now."""
+        """NSLB refused the token of that generation: have a newer one; whether there is one now.
+
+        The request can be sent once more, and no oftener. So while an application is out its token is waited for: it
+        ends what NSLB sends meanwhile.
+        """
         self.refuse(generation)
         try:
-            await self.obtain(until)
+            await self._come(until, lambda: self.credential() is not None and not self._life.asked)
         except Problem:
-            return False
+            return self.credential() is not None
         return True
 
     def refuse(self, generation: int) -> None:
@@ -113,24 +96,22 @@ class Account:
         self._settle()
 
     def renewed(self, value: Secret, generation: int, seconds_ago: float) -> None:
-        """Take the token that NSLB sent with its answer to a request of that generation, made so long ago.
-
-        An answer that comes late, to a request with a former token, changes nothing (interface page, "The token").
-        """
+        """Take the token that NSLB sent with its answer to a request of that generation, made so long ago."""
+        now = self._wall()
         present = self._life.token
-        if present is None or present.generation != generation or value == present.value:
+        token = self._life.renewed(value, generation, now - seconds_ago, now)
+        if present is None or token is None:
             return
         user, before = user_of(value), user_of(present.value)
         if user is not None and before is not None and user != before:
             self._log.error("token.refresh_failed", account=self.name, trigger=Trigger.IN_BAND, reason="other_user")
             self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "failure")
             return
-        now = self._wall()
-        token = Token(value, next_generation(generation, now), now, now - seconds_ago + self._life.lasts)
         self._take(token, in_band=True)
         self._log.info("token.renewed_in_band", account=self.name, generation=token.generation)
         self._metrics.token_refreshed(self.name, Trigger.IN_BAND, "success")
-        self._sharing.keep(token)
+        if not self._life.asked:
+            self._sharing.keep(token)
 
     def keep_session(self, cookies: Mapping[bytes, bytes], generation: int) -> None:
         """Keep what NSLB set in answer to a request with the token of that generation; an empty value deletes.
@@ -149,8 +130,8 @@ class Account:
         now = self._wall()
         trigger = self._life.due(now)
         if trigger is not None:
-            self._life.begin(trigger, now)
-            self._refresh = asyncio.create_task(self._run(trigger))
+            attempt = self._life.begin(trigger, now)
+            self._refresh = asyncio.create_task(self._run(trigger, attempt))
             self._tell()
         self._sleep(now)
 
@@ -220,12 +201,37 @@ class Account:
 
     # --- inside
 
-    async def _run(self, trigger: Trigger) -> None:
+    async def _come(self, until: float, there: Callable[[], bool]) -> None:
+        """Wait until there is what is waited for, refreshing if that helps. Raises `Problem` if it will not come."""
+        if there():
+            return
+        loop = asyncio.get_running_loop()
+        give_up = min(loop.time() + self.source.patience, until)
+        failures = self._life.failures
+        while True:
+            if self.source.renews or self._life.failures == failures:
+                self.tend()
+            if there():
+                return
+            look_again = give_up
+            if self._refresh is None:
+                second_try = self._life.second_try(self._wall())
+                if second_try is None:
+                    raise self._unavailable()
+                look_again = min(give_up, loop.time() + max(second_try, _LEAST_SLEEP_SECONDS))
+            try:
+                async with asyncio.timeout_at(look_again):
+                    await self._changed.wait()
+            except TimeoutError:
+                if look_again == give_up:
+                    raise self._unavailable() from None
+
+    async def _run(self, trigger: Trigger, attempt: Attempt) -> None:
         started = time.monotonic()
         try:
-            renewal = await self.source.renew(self._life.token, lambda: self._life.usable(self._wall()))
+            renewal = await self.source.renew(attempt)
         except Postponed as later:
-            self._life.postpone(self._wall(), later.wait)
+            self._life.postpone(self._wall(), later.wait, later.failures)
         except RefreshFailed as failure:
             wait = failure.wait if failure.wait is not None else backoff(self._life.failures + 1)
             self._failed(trigger, failure.reason, wait, time.monotonic() - started)
@@ -240,12 +246,14 @@ class Account:
         finally:
             self._refresh = None
             self._tell()
+        # The store has not got what NSLB sent meanwhile, nor what could not be written.
+        self._sharing.catch_up()
         self._sleep(self._wall())
 
     def _succeeded(self, trigger: Trigger, renewal: Renewal, duration: float) -> None:
         token = renewal.token
         self._life.succeed(self._wall())
-        taken = self._take(token)
+        self._take(token)
         self._sharing.move(self.source.key)
         if renewal.kept:
             self._sharing.has(token.generation)
@@ -259,8 +267,6 @@ class Account:
             generation=token.generation,
             duration=round(duration, 6),
         )
-        if not (taken and renewal.kept):
-            self._sharing.look()
 
     def _failed(self, trigger: Trigger, reason: str, wait: float, duration: float) -> None:
         last = self._life.last

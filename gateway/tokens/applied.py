@@ -1,8 +1,8 @@
 """Tokens that the gateway applies for, one replica at a time.
 
 Owns the order of things that keeps replicas from ending each other's tokens: look into the store, take the lease,
-look again, apply, write under the lease. Refuses to apply alone while the present token can still be sent: whoever
-can't see the others might take theirs away.
+look again, apply, write under the lease, over whatever NSLB sent meanwhile. Refuses to apply alone while the present
+token can still be sent: whoever can't see the others might take theirs away.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from gateway.model import Token
 from gateway.store import Lease, Shelved, StoreUnavailable, Vault
+from gateway.tokens import standing
 from gateway.tokens.fabric import ApiFabric, User
-from gateway.tokens.lifecycle import backoff, next_generation
+from gateway.tokens.lifecycle import Attempt, backoff, next_generation
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal
 
 _LOOK_SECONDS: Final = 0.05
 _STORE_AGAIN_SECONDS: Final = 1.0
 # What is left of the lease when the fabric has had all of its time: for writing what it brought.
 _LEASE_MARGIN_SECONDS: Final = 5.0
+_MOST_WRITES: Final = 3
 
 
 class AppliedSource:
@@ -47,7 +50,8 @@ class AppliedSource:
     ) -> None:
         self.fabric = fabric
         self.user = user
-        self.patience = timeout + _LEASE_MARGIN_SECONDS
+        # To the end of a lease whose holder is gone, and then for a refresh, if that takes no longer than it should.
+        self.patience = timeout + 2 * _LEASE_MARGIN_SECONDS
         self._key = hashlib.sha256(b"\0".join((b"applied", *identity))).hexdigest()
         self._vault = vault
         self._lasts = lasts
@@ -59,69 +63,91 @@ class AppliedSource:
         """A digest of the identity."""
         return self._key
 
-    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
+    async def renew(self, attempt: Attempt) -> Renewal:
         """See `Source.renew`."""
-        generation = present.generation if present is not None else 0
         try:
-            return await self._in_turn(generation, usable)
+            return await self._in_turn(attempt)
         except StoreUnavailable:
             # Asked now, and not when this began: news may have come in between.
-            if usable() is not None:
+            if attempt.usable(self._wall()) is not None:
                 raise Postponed(_STORE_AGAIN_SECONDS) from None
-            return Renewal(await self._apply(generation), obtained=True, kept=False)
+            token = self._numbered(await self._apply(attempt), attempt, after=0)
+            return Renewal(token, obtained=True, kept=False)
 
-    async def _in_turn(self, generation: int, usable: Callable[[], Token | None]) -> Renewal:
-        lease = await self._lease(generation, usable)
+    async def _in_turn(self, attempt: Attempt) -> Renewal:
+        lease = await self._lease(attempt)
         if isinstance(lease, Renewal):
             return lease
-        hold: float | None = 0.0
         try:
-            # Whoever had the lease before may have written in the moment before it was ours.
-            shelved = await self._vault.token(self._key)
-            if (known := self._newer(shelved, generation)) is not None:
-                return known
-            after = shelved.generation if shelved is not None else 0
-            token = await self._apply(max(generation, after))
-            try:
-                written = await self._vault.put(self._key, token, after=after, fence=lease.fence)
-            except StoreUnavailable:
-                written = False
-                hold = None
-            if written or hold is None:
-                hold = None
-                return Renewal(token, obtained=True, kept=written)
-            # NSLB brought another one in band meanwhile, or this took longer than the lease.
-            if (known := self._newer(await self._vault.token(self._key), generation)) is not None:
-                return known
-            raise RefreshFailed("too_late")
+            renewal = await self._under(lease, attempt)
         except RefreshFailed as failure:
             # The next one waits, whichever replica it is: the fabric sees one of them.
-            failure.wait = hold = backoff(lease.failures + 1)
+            failure.wait = backoff(lease.failures + 1)
+            await self._release(lease, failure.wait)
             raise
-        finally:
-            if hold is not None:
-                await self._release(lease, hold)
+        except BaseException:
+            await self._release(lease, 0.0)
+            raise
+        if not renewal.obtained:
+            await self._release(lease, 0.0)
+        return renewal
 
-    async def _lease(self, generation: int, usable: Callable[[], Token | None]) -> Lease | Renewal:
+    async def _lease(self, attempt: Attempt) -> Lease | Renewal:
         """Leave to apply for a token, or the token that somebody else has applied for meanwhile."""
-        looks = round(self._timeout / _LOOK_SECONDS)
+        working = False
         while True:
-            token = usable()
-            if token is not None and token.generation > generation:
+            token = attempt.newer(self._wall())
+            # While another one applies, what NSLB sent is not what is waited for: it may be over already.
+            if token is not None and not working:
                 return Renewal(token, obtained=False, kept=False)
-            if (known := self._newer(await self._vault.token(self._key), generation)) is not None:
+            if (known := self._known(await self._vault.token(self._key), attempt)) is not None:
                 return known
             lease = await self._vault.lease(self._key, self._timeout + _LEASE_MARGIN_SECONDS)
             if isinstance(lease, Lease):
                 return lease
             if not lease.working:
-                raise Postponed(lease.seconds)
-            looks -= 1
-            if looks < 0:
-                raise Postponed(_LOOK_SECONDS)
+                raise Postponed(lease.seconds, max(1, lease.failures))
+            attempt.ask()
+            working = True
+            # To the end of the lease, which the store knows: its holder may have stalled, and then it is our turn.
+            # Those who wait for that have a patience of their own.
             await asyncio.sleep(min(_LOOK_SECONDS, max(0.001, lease.seconds)))
 
-    async def _apply(self, generation: int) -> Token:
+    async def _under(self, lease: Lease, attempt: Attempt) -> Renewal:
+        """The token that is applied for under a lease, unless there is one by now."""
+        # Whoever had the lease before may have written in the moment before it was ours.
+        shelved = await self._vault.token(self._key)
+        if (known := self._known(shelved, attempt)) is not None:
+            return known
+        # NSLB may have sent one, which is not in the store yet.
+        if (token := attempt.newer(self._wall())) is not None:
+            return Renewal(token, obtained=False, kept=False)
+        token = await self._apply(attempt)
+        try:
+            return await self._written(token, shelved, lease, attempt)
+        except StoreUnavailable:
+            # The lease is left to end by itself: the token may have been written, which ended it.
+            token = self._numbered(token, attempt, after=standing.generation_of(shelved))
+            return Renewal(token, obtained=True, kept=False)
+
+    async def _written(self, token: Token, shelved: Shelved | None, lease: Lease, attempt: Attempt) -> Renewal:
+        """Write the token that was applied for over what is in the store, or take what was applied for since."""
+        after: int | None = standing.generation_of(shelved)
+        for _ in range(_MOST_WRITES):
+            if after is None:
+                break
+            token = self._numbered(token, attempt, after=after)
+            if await self._vault.put(self._key, token, after=after, fence=lease.fence):
+                return Renewal(token, obtained=True, kept=True)
+            shelved = await self._vault.token(self._key)
+            after = standing.again(shelved, after)
+        if (known := self._known(shelved, attempt)) is not None:
+            return known
+        raise RefreshFailed("too_late")
+
+    async def _apply(self, attempt: Attempt) -> Token:
+        """A new token, which has no number yet."""
+        attempt.ask()
         asked = self._wall()
         try:
             async with asyncio.timeout(self._timeout):
@@ -129,16 +155,16 @@ class AppliedSource:
         except TimeoutError:
             raise RefreshFailed("timeout") from None
         # Its time began when it was made, which nobody tells; it was not before it was asked for.
-        return Token(value, next_generation(generation, self._wall()), asked, asked + self._lasts)
+        return Token(value, 0, asked, asked + self._lasts)
 
-    def _newer(self, shelved: Shelved | None, generation: int) -> Renewal | None:
-        """What the store has, if it is newer and can be sent."""
-        if shelved is None or shelved.token is None or shelved.generation <= generation:
-            return None
-        token = shelved.token
-        if token.expires is not None and self._wall() >= token.expires:
-            return None
-        return Renewal(token, obtained=False, kept=True)
+    def _numbered(self, token: Token, attempt: Attempt, *, after: int) -> Token:
+        """With a generation after that one, and after what came meanwhile, which the application has ended."""
+        return replace(token, generation=next_generation(max(after, attempt.latest), self._wall()))
+
+    def _known(self, shelved: Shelved | None, attempt: Attempt) -> Renewal | None:
+        """What the store has, if it makes the refresh needless."""
+        token = standing.newer(shelved, attempt.generation, self._wall())
+        return Renewal(token, obtained=False, kept=True) if token is not None else None
 
     async def _release(self, lease: Lease, hold: float) -> None:
         try:

@@ -154,7 +154,7 @@ class ApiFabric:
 
 def _expect_success(status: int) -> None:
     if status != _OK:
-        raise RefreshFailed("refused" if status in {_UNAUTHORISED, _FORBIDDEN} else "rejected")
+        raise RefreshFailed("refused" if status in {_UNAUTHORISED, _FORBIDDEN} else "wrong_status")
 
 
 def _says_that_access_is_over(status: int, document: Mapping[str, Any] | None) -> bool:

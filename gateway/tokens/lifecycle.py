@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from gateway.model import Token
+from gateway.model import Secret, Token
 
 BURST: Final = 10
 REFILL_SECONDS: Final = 2.0
@@ -23,6 +23,8 @@ _LEAST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 60.0
 _MOST_DOUBLINGS: Final = 6
 _MILLISECONDS: Final = 1000
+# The generations between two tokens that are applied for: for those that NSLB makes in band of the first.
+_ROOM: Final = 1000
 
 
 class State(StrEnum):
@@ -62,14 +64,19 @@ def backoff(failures: int) -> float:
 
 
 def next_generation(after: int, now: float) -> int:
-    """A generation greater than any before, also than those that a store had before it lost everything."""
-    return max(after + 1, int(now * _MILLISECONDS))
+    """The generation of a token that is applied for.
+
+    It is greater than any before, also than those that a store had before it lost everything, and than those of the
+    tokens that NSLB makes in band of the one before: to apply ends these, whenever the answers with them arrive.
+    """
+    return max(after + _ROOM, int(now * _MILLISECONDS))
 
 
 class Lifecycle:
     """The token of one account. `lasts` is for how long a token is valid, in seconds.
 
-    `renews` says that another token can be had before this one is over, and without anybody asking.
+    `asked` says that an application is out, ours or that of a replica whose token we wait for: it ends whatever NSLB
+    sends until then. `renews` says that another token can be had before this one is over, and without anybody asking.
     """
 
     def __init__(self, lasts: float, *, renews: bool) -> None:
@@ -80,6 +87,7 @@ class Lifecycle:
         self._brought_by_nslb = False
         self._refused = 0
         self._attempt: Trigger | None = None
+        self.asked = False
         self._not_before = 0.0
         self._not_hurried_before = 0.0
         self._allowance = float(BURST)
@@ -119,7 +127,20 @@ class Lifecycle:
             return False
         self.token = token
         self._brought_by_nslb = in_band
+        self.failures = 0
         return True
+
+    def renewed(self, value: Secret, generation: int, sent: float, now: float) -> Token | None:
+        """The token that NSLB sent with its answer to a request of that generation; `None` if that is no news.
+
+        An answer that comes late, to a request with a former token, changes nothing (interface page, "The token").
+        """
+        present = self.token
+        if present is None or present.generation != generation or value == present.value:
+            return None
+        # The next number, and none of the clock: what was applied for since then is the later one, whatever the clocks
+        # say. Its time began after the request was sent; when, nobody tells.
+        return Token(value, generation + 1, now, sent + self.lasts)
 
     def refuse(self, generation: int) -> None:
         """NSLB refused the token of that generation (401): if it is the present one, it is not sent again."""
@@ -147,7 +168,7 @@ class Lifecycle:
         return max(0.0, lacking, later - now)
 
     def second_try(self, now: float) -> float | None:
-        """In how many seconds the second try comes, if the first one has just failed.
+        """In how many seconds the second try comes, if the first one has just failed, here or at another replica.
 
         That is worth waiting for: the fabric may have made a token, which ended ours, and its answer may have got lost.
         """
@@ -163,11 +184,12 @@ class Lifecycle:
             return None
         return max(self._half(self.token) - now, self.wait(now))
 
-    def begin(self, trigger: Trigger, now: float) -> None:
+    def begin(self, trigger: Trigger, now: float) -> Attempt:
         """A refresh begins."""
         self._allowance = self._spare(now) - 1.0
         self._counted = now
         self._attempt = trigger
+        return Attempt(self)
 
     def succeed(self, now: float) -> None:
         """It has brought a token, which has been taken."""
@@ -180,9 +202,12 @@ class Lifecycle:
         self.failures += 1
         self._not_before = self._not_hurried_before = now + wait
 
-    def postpone(self, now: float, wait: float) -> None:
-        """It has not been tried after all, and may be in so many seconds."""
+    def postpone(self, now: float, wait: float, failures: int = 0) -> None:
+        """It has not been tried after all, and may be in so many seconds, after so many failures of other replicas."""
+        if failures:
+            self.failures = failures
         self._attempt = None
+        self.asked = False
         self._not_hurried_before = now + wait
         if self.usable(now) is None:
             self._not_before = now + wait
@@ -194,6 +219,7 @@ class Lifecycle:
         if self._attempt is not None:
             self.last = Last(now, self._attempt, failure)
         self._attempt = None
+        self.asked = False
 
     def _reason(self, now: float) -> Trigger | None:
         token = self.token
@@ -222,3 +248,29 @@ class Lifecycle:
         if not self.renews:
             return float(BURST)  # nobody is asked but a file of our own
         return min(float(BURST), self._allowance + (now - self._counted) / REFILL_SECONDS)
+
+
+class Attempt:
+    """One refresh, as whoever carries it out sees it: which token it is to take the place of, and what came since."""
+
+    def __init__(self, life: Lifecycle) -> None:
+        self._life = life
+        self.generation = life.generation
+
+    @property
+    def latest(self) -> int:
+        """The generation of the token that there is by now."""
+        return self._life.generation
+
+    def usable(self, now: float) -> Token | None:
+        """The token that there is by now, if it may be sent."""
+        return self._life.usable(now)
+
+    def newer(self, now: float) -> Token | None:
+        """The same, if it makes the refresh needless."""
+        token = self._life.usable(now)
+        return token if token is not None and token.generation > self.generation else None
+
+    def ask(self) -> None:
+        """An application goes out, or is out already."""
+        self._life.asked = True

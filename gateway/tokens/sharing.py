@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.model import Token
 from gateway.store import StoreUnavailable, Vault
+from gateway.tokens import standing
 from gateway.tokens.lifecycle import Lifecycle
 
 
@@ -72,14 +73,18 @@ class Sharing:
             return
         if key != self._key:
             return
-        self._known = shelved.generation if shelved is not None else 0
-        token, now = self._life.usable(self._wall()), self._wall()
-        if self._known > self._life.generation:
-            newer = shelved.token if shelved is not None else None
-            if newer is not None and (newer.expires is None or now < newer.expires):
-                self._take(newer)
-        elif token is not None and token.expires is not None and self._known < token.generation:
+        self._known = standing.generation_of(shelved)
+        now = self._wall()
+        token = self._life.usable(now)
+        if (newer := standing.newer(shelved, self._life.generation, now)) is not None:
+            self._take(newer)
+        elif token is not None and standing.lacks(shelved, token):
             await self._keep(token)
+
+    def catch_up(self) -> None:
+        """Look into the store, soon, if it is not known to have ours."""
+        if self._known < self._life.generation:
+            self.look()
 
     def keep(self, token: Token) -> None:
         """Put a token into the store, soon, in the place of the one that it is known to have."""

@@ -5,11 +5,11 @@ Owns the words between an account and its source. Refuses to know how a token is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.model import Token
+from gateway.tokens.lifecycle import Attempt
 
 
 class RefreshFailed(Exception):  # noqa: N818 - it names an end, after which the same is tried again later
@@ -22,11 +22,15 @@ class RefreshFailed(Exception):  # noqa: N818 - it names an end, after which the
 
 
 class Postponed(Exception):  # noqa: N818 - it names a state
-    """Nothing was tried, for a reason that is nobody's fault; it may be tried again in `wait` seconds."""
+    """Nothing was tried here; it may be in `wait` seconds.
 
-    def __init__(self, wait: float) -> None:
-        super().__init__(wait)
+    `failures` is how many tries of other replicas have failed in a row, 0 if that is not the reason.
+    """
+
+    def __init__(self, wait: float, failures: int = 0) -> None:
+        super().__init__(wait, failures)
         self.wait = wait
+        self.failures = failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,6 @@ class Source(Protocol):
         """See above; it may change with the configuration."""
         ...
 
-    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
-        """A token newer than the present one. `usable` is what can be sent by now, which may be a newer one already.
-
-        Raises `RefreshFailed` and `Postponed`.
-        """
+    async def renew(self, attempt: Attempt) -> Renewal:
+        """A token newer than the one that the attempt is to replace. Raises `RefreshFailed` and `Postponed`."""
         ...

@@ -11,6 +11,8 @@ from typing import Final
 
 from gateway.model import Secret, Token
 from gateway.store import StoreUnavailable, Vault
+from gateway.tokens import standing
+from gateway.tokens.lifecycle import Attempt
 from gateway.tokens.source import RefreshFailed, Renewal
 
 _LOOK_AGAIN_SECONDS: Final = 0.0  # a file costs nobody anything, and is read for a request alone
@@ -52,10 +54,9 @@ class StaticSource:
         self.origin = origin
         return self._replaced(value, generation)
 
-    async def renew(self, present: Token | None, usable: Callable[[], Token | None]) -> Renewal:
+    async def renew(self, attempt: Attempt) -> Renewal:
         """What is kept there now, if it is another value than the last time, or what another replica knows."""
-        del usable
-        generation = present.generation if present is not None else 0
+        generation = attempt.generation
         try:
             value = self._read()
         except (OSError, ValueError):
@@ -65,8 +66,8 @@ class StaticSource:
             shelved = await self._vault.token(self.key)
         except StoreUnavailable:
             shelved = None
-        if shelved is not None and shelved.token is not None and shelved.generation > generation:
-            return Renewal(shelved.token, obtained=False, kept=True)
+        if (known := standing.newer(shelved, generation, self._wall())) is not None:
+            return Renewal(known, obtained=False, kept=True)
         if replaced is not None:
             return Renewal(replaced, obtained=True, kept=False)
         raise RefreshFailed("unchanged", _LOOK_AGAIN_SECONDS)

@@ -35,6 +35,7 @@ class Mutant(NamedTuple):
 TLS = "tests/functional/test_upstream_tls.py"
 REFUSALS = "tests/functional/test_refusals.py"
 APPLIED = "tests/tokens/test_applied.py"
+ORDER = "tests/tokens/test_order.py"
 STORES = "tests/real/test_stores.py"
 CALLS = "tests/calls/test_whole_call.py"
 KEYS = "tests/calls/test_keys.py"
@@ -323,10 +324,94 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an answer that comes late brings no token",
-        "gateway/tokens/account.py",
+        "gateway/tokens/lifecycle.py",
         "present.generation != generation or value == present.value",
         "value == present.value",
         "tests/tokens/test_in_band.py",
+    ),
+    Mutant(
+        "an answer that comes late is no newer than what was applied for since",
+        "gateway/tokens/lifecycle.py",
+        "        return Token(value, generation + 1, now, sent + self.lasts)\n",
+        "        return Token(value, max(generation + 1, int(now * 1000)), now, sent + self.lasts)\n",
+        ORDER,
+    ),
+    Mutant(
+        "who was refused waits for the token of an application that is out",
+        "gateway/tokens/account.py",
+        "self.credential() is not None and not self._life.asked)",
+        "self.credential() is not None)",
+        ORDER,
+    ),
+    Mutant(
+        "what is applied for ends what NSLB sent to another replica meanwhile",
+        "gateway/tokens/standing.py",
+        "    return present if present != after else None\n",
+        "    return None if present == after else None\n",
+        ORDER,
+    ),
+    Mutant(
+        "what is applied for is newer than what there is here",
+        "gateway/tokens/applied.py",
+        "next_generation(max(after, attempt.latest), self._wall())",
+        "next_generation(after, self._wall())",
+        ORDER,
+    ),
+    Mutant(
+        "what NSLB sends while another replica applies is not waited for",
+        "gateway/tokens/applied.py",
+        "            if token is not None and not working:\n",
+        "            if token is not None:\n",
+        ORDER,
+    ),
+    Mutant(
+        "who could not give its token to the store looks what is there",
+        "gateway/tokens/sharing.py",
+        "            else:\n                self.look()\n",
+        "",
+        ORDER,
+    ),
+    Mutant(
+        "what the store did not get under a lease it is given afterwards",
+        "gateway/tokens/account.py",
+        "        self._sharing.catch_up()\n",
+        "",
+        ORDER,
+    ),
+    Mutant(
+        "a token whose time is over is not taken from the store",
+        "gateway/tokens/standing.py",
+        "    return token if token.expires is None or now < token.expires else None\n",
+        "    return token\n",
+        ORDER,
+    ),
+    Mutant(
+        "the calls of a replica wait for the second try if another one's first has failed",
+        "gateway/tokens/lifecycle.py",
+        "            self.failures = failures\n",
+        "            pass\n",
+        ORDER,
+    ),
+    Mutant(
+        "whoever waits for another's token takes its turn when the lease is over",
+        "gateway/tokens/applied.py",
+        "            if not lease.working:\n",
+        "            if not lease.working or working:\n",
+        ORDER,
+    ),
+    Mutant(
+        "the time of a token that NSLB sent began when it was asked",
+        "gateway/tokens/lifecycle.py",
+        "        return Token(value, generation + 1, now, sent + self.lasts)\n",
+        "        return Token(value, generation + 1, now, now + self.lasts)\n",
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mutant(
+        "how long ago a request was sent is known to its account",
+        "gateway/tokens/account.py",
+        "renewed(value, generation, now - seconds_ago, now)",
+        "renewed(value, generation, now, now)",
+        ORDER,
     ),
     Mutant(
         "a token of another user is not taken from an answer",
@@ -448,6 +533,13 @@ MUTANTS: Final = (
         f"{STORES} -k sqlite",
     ),
     Mutant(
+        "behind a SQLite file that is held nobody waits for all the others",
+        "gateway/store/sqlite.py",
+        "            if self._monotonic() > late:\n",
+        "            if False:\n",
+        f"{STORES} -k behind_others",
+    ),
+    Mutant(
         "only an id becomes part of a path",
         "gateway/store/presence.py",
         "        if not _ID.fullmatch(owner):\n",
@@ -457,7 +549,7 @@ MUTANTS: Final = (
     Mutant(
         "nobody refreshes alone while the token can be sent",
         "gateway/tokens/applied.py",
-        "            if usable() is not None:\n",
+        "            if attempt.usable(self._wall()) is not None:\n",
         "            if False:\n",
         "tests/real/test_replicas.py::test_while_redis_is_gone_nobody_refreshes_alone_before_its_token_is_over",
     ),

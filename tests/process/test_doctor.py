@@ -166,6 +166,14 @@ def wrong_secret(clinic: Clinic) -> None:
     Path(clinic.applying["app_secret"]["file"]).write_text("wrong")
 
 
+def wrong_place(clinic: Clinic) -> None:
+    clinic.simulator.fault(Fault("status", "tokenByAkSk", None, status=404))
+
+
+def out_of_order(clinic: Clinic) -> None:
+    clinic.simulator.fault(Fault("status", "applyToken", None, status=502))
+
+
 def unknown_user(clinic: Clinic) -> None:
     clinic.applying["locale"] = "xx"
 
@@ -196,6 +204,8 @@ def busy_upstream(clinic: Clinic) -> None:
         (unknown_host, ("name", "nowhere.invalid has no address"), "spelling"),
         (not_tls, ("TLS",), "TLS"),
         (wrong_secret, ("AccessToken", "none (refused)"), "app_key and app_secret"),
+        (wrong_place, ("AccessToken", "none (wrong_status)"), r"apply_token\.url, and at the API Fabric"),
+        (out_of_order, ("account applied", "token", "none (wrong_status)"), r"apply_token\.url, and at the API Fabric"),
         (unknown_user, ("account applied", "token", "none (rejected)"), "user_id, channel_id and locale"),
         (fabric_name, ("fabric", "TLS", "not for other.example"), r"accounts\.applied\.apply_token\.tls\.server_name"),
         (stale_token, ("account static at", "check", "HTTP 401"), "put a new one in its place"),
@@ -215,6 +225,8 @@ async def test_what_fails_is_told_with_what_to_do(
     if spoil in {other_ca, other_name, other_pin}:
         assert clinic.simulator.received == []
         assert sum(line.startswith("skip") and "check" in line for line in lines) == 2
+    if spoil in {wrong_place, out_of_order}:
+        assert not any("user_id" in line for line in lines)
     if spoil is fabric_name:
         assert clinic.simulator.fabric_received == []
 

@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -121,6 +122,7 @@ async def test_one_has_the_lease_and_the_others_are_told_how_long(make: Make) ->
     assert isinstance(busy, Busy)
     assert busy.working
     assert 0 < busy.seconds <= 30.0
+    assert busy.failures == 0
     assert isinstance(await other.lease("another", 30.0), Lease)
     assert lease.failures == 0
 
@@ -182,6 +184,7 @@ async def test_after_a_failure_nobody_gets_the_lease_for_a_while_and_all_know_ho
         assert isinstance(busy, Busy)
         assert not busy.working
         assert busy.seconds <= 0.3
+        assert busy.failures == 1
     assert not await one.put("k", b"late", generation=1, after=0, fence=lease.fence)
     await asyncio.sleep(0.35)
     following = await leased(other)
@@ -883,6 +886,38 @@ async def test_a_database_that_somebody_holds_is_unavailable_and_not_waited_for_
     holder.execute("ROLLBACK")
     holder.close()
     assert isinstance(await store.lease("k", 1.0), Lease)
+    await store.close()
+
+
+async def test_behind_others_that_wait_for_a_database_nobody_waits_for_longer_than_it_would_alone(
+    tmp_path: Path,
+) -> None:
+    looks = 0
+
+    def clock() -> float:
+        """It goes on only while something is done with the file."""
+        nonlocal looks
+        looks += threading.current_thread() is not threading.main_thread()
+        return looks * 0.06
+
+    store = SqliteStore(tmp_path / "state.db", monotonic=clock, busy_seconds=0.1)
+    await store.read("k")
+    holder = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    calls = [store.write(f"dial:{number}", b"a", after=0, seconds=60.0) for number in range(50)]
+
+    answers = await asyncio.gather(*calls, store.lease("k", 1.0), store.read("k"), return_exceptions=True)
+
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+    reasons = [str(answer) for answer in answers]
+    # The file was tried for the first alone: the time of all others was over by then, also that of the refresh.
+    assert reasons[1:] == ["queued"] * 51
+    assert reasons[0] != "queued"
+    holder.execute("ROLLBACK")
+    holder.close()
+    # What comes next has a time of its own.
+    assert isinstance(await store.lease("k", 1.0), Lease)
+    assert await store.get("dial:1") is None
     await store.close()
 
 

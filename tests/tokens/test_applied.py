@@ -164,9 +164,9 @@ async def test_a_token_whose_time_is_over_is_never_sent(farm: Farm) -> None:
 @pytest.mark.parametrize(
     ("faults", "reason"),
     [
-        ([Fault("status", "tokenByAkSk", None, status=500)], "rejected"),
+        ([Fault("status", "tokenByAkSk", None, status=500)], "wrong_status"),
         ([Fault("status", "tokenByAkSk", None, status=401)], "refused"),
-        ([Fault("status", "applyToken", None, status=500)], "rejected"),
+        ([Fault("status", "applyToken", None, status=500)], "wrong_status"),
         ([Fault("status", "applyToken", None, status=403, body='{"exceptionInfo": "no"}')], "refused"),
         ([Fault("status", "applyToken", None, status=200, body="")], "invalid_answer"),
         ([Fault("status", "applyToken", None, status=200, body="[1]")], "invalid_answer"),
@@ -189,7 +189,7 @@ async def test_a_token_whose_time_is_over_is_never_sent(farm: Farm) -> None:
         ),
         ([Fault("not-json", "applyToken", None)], "invalid_answer"),
         ([Fault("oversize", "applyToken", None)], "invalid_answer"),
-        ([Fault("redirect", "applyToken", None, location="https://127.0.0.1:1/")], "rejected"),
+        ([Fault("redirect", "applyToken", None, location="https://127.0.0.1:1/")], "wrong_status"),
         ([Fault("garbage", "applyToken", None)], "invalid_answer"),
         ([Fault("reset-request", "applyToken", None)], "unreachable"),
         # The fabric has made a token, which ended ours, and nobody got it: the call waits for the next one.

@@ -93,6 +93,31 @@ async def test_an_answer_that_comes_late_changes_nothing(farm: Farm) -> None:
     assert gateway.lines.of("token.renewed_in_band") == []
 
 
+async def test_the_token_that_comes_while_its_end_is_applied_for_costs_no_call(farm: Farm) -> None:
+    simulator = await farm.simulator(renew_in_band="cookie")
+    gateway = await farm.gateway(simulator, farm.applied(simulator))
+    assert [(await gateway.dial()).status for _ in range(3)] == [201] * 3
+    for turn in range(3):
+        seen = len(simulator.creates())
+        simulator.expire()
+        # The first one is answered slowly, and with a token. The others are refused at once, for which the fabric makes
+        # another one: its answer is slower yet.
+        simulator.fault(Fault("delay", operation="create", seconds=0.02))
+        simulator.fault(Fault("delay", operation="applyToken", seconds=0.05))
+
+        answers = await asyncio.gather(*(gateway.dial() for _ in range(20)))
+
+        assert [answer.status for answer in answers] == [201] * 20
+        assert simulator.nslb.renewals == turn + 1
+        seen_now = sent(simulator)[seen:]
+        # Who had not been sent yet may have been sent with NSLB's; it is not seen again after the one that ended it.
+        assert seen_now == sorted(seen_now, key=[*dict.fromkeys(seen_now)].index)
+        assert seen_now[-1] == simulator.tokens.current("gateway-sales")
+        assert (await gateway.dial()).status == 201
+        simulator.clear_faults()
+    assert {line["attempts"] for line in gateway.lines.requests()} <= {1, 2}
+
+
 async def test_the_same_renewal_in_two_answers_is_one(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)

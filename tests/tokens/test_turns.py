@@ -11,12 +11,13 @@ import pytest
 from gateway.config import ClientTLS
 from gateway.model import Secret, Token
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
-from gateway.store import Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
+from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 from gateway.tokens import ApiFabric, App, AppliedSource, RefreshFailed, User
+from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger
 from gateway.tokens.source import Postponed
 from gateway.upstream import PeerPolicy, client_context
-from tests.harness import Farm
+from tests.harness import Farm, until
 
 NOW = 1_795_461_225.0
 
@@ -29,6 +30,16 @@ class Shelf(MemoryStore):
         super().__init__(lambda: self.now)
         self.before_put: Callable[[], None] = lambda: None
         self.away = False
+        self.goes_after_put = False
+        self.after_lease: Callable[[], None] = lambda: None
+        self.leases = 0
+
+    async def lease(self, key: str, seconds: float) -> Lease | Busy:
+        self.leases += 1
+        given = await super().lease(key, seconds)
+        happens, self.after_lease = self.after_lease, lambda: None
+        happens()
+        return given
 
     async def read(self, key: str) -> Stored | None:
         if self.away:
@@ -40,7 +51,10 @@ class Shelf(MemoryStore):
         happens()
         if self.away:
             raise StoreUnavailable("gone")
-        return await super().put(key, sealed, generation=generation, after=after, fence=fence)
+        try:
+            return await super().put(key, sealed, generation=generation, after=after, fence=fence)
+        finally:
+            self.away = self.goes_after_put
 
 
 class Office:
@@ -75,12 +89,12 @@ class Office:
         token = Token(Secret(f"other-{generation}"), generation, NOW, NOW + 3600)
         sealed = self.vault.seal.close(self.source.key, token)
         shelf = self.store._shelf
-        self.store.before_put = lambda: self._written(
+        self.store.before_put = lambda: self.took(
             shelf.put(self.source.key, sealed, generation=generation, after=0, fence=None, now=NOW)
         )
 
     @staticmethod
-    def _written(written: bool) -> None:
+    def took(written: bool) -> None:
         assert written
 
 
@@ -91,14 +105,21 @@ async def office(farm: Farm) -> AsyncIterator[Office]:
     await made.fabric.close()
 
 
-def nothing() -> Token | None:
-    return None
+def attempt(life: Lifecycle | None = None) -> Attempt:
+    """A refresh that begins, of an account that has no token if no other is given."""
+    return (life or Lifecycle(3600.0, renews=True)).begin(Trigger.START, NOW)
+
+
+def life_with(token: Token) -> Lifecycle:
+    life = Lifecycle(3600.0, renews=True)
+    life.take(token)
+    return life
 
 
 async def test_a_token_that_is_there_is_taken_and_none_applied_for(office: Office) -> None:
     token = await office.keep(5)
 
-    renewal = await office.source.renew(None, nothing)
+    renewal = await office.source.renew(attempt())
 
     assert (renewal.token, renewal.obtained, renewal.kept) == (token, False, True)
     assert office.simulator.fabric_received == []
@@ -108,7 +129,7 @@ async def test_a_token_that_is_over_is_no_token(office: Office) -> None:
     await office.keep(5)
     office.store.now += 3600
 
-    renewal = await office.source.renew(None, nothing)
+    renewal = await office.source.renew(attempt())
 
     assert (renewal.obtained, renewal.kept) == (True, True)
     assert renewal.token.generation > 5
@@ -117,17 +138,73 @@ async def test_a_token_that_is_over_is_no_token(office: Office) -> None:
     assert shelved.token == renewal.token
 
 
-async def test_what_was_written_while_the_fabric_was_asked_is_not_overwritten(office: Office) -> None:
+async def test_what_nslb_sent_to_another_while_the_fabric_was_asked_is_over_and_overwritten(office: Office) -> None:
     office.keep_in_between(7)
 
-    renewal = await office.source.renew(None, nothing)
+    renewal = await office.source.renew(attempt())
 
-    assert (renewal.token.generation, renewal.obtained) == (7, False)
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
     shelved = await office.vault.token(office.source.key)
     assert shelved is not None
-    assert shelved.generation == 7
+    assert shelved.token == renewal.token
+    assert shelved.generation > 7
+    assert office.simulator.fabric.apply_token_requests == 1
+
+
+@pytest.mark.parametrize("ahead", [0, 3_600_000])
+async def test_not_even_a_number_of_a_clock_that_is_ahead_keeps_it(office: Office, ahead: int) -> None:
+    there = int(NOW * 1000) + ahead
+    office.keep_in_between(there)
+
+    renewal = await office.source.renew(attempt())
+
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    shelved = await office.vault.token(office.source.key)
+    assert shelved is not None
+    assert shelved.token == renewal.token
+    assert shelved.generation > there
+
+
+async def test_what_was_applied_for_under_the_next_lease_is_not_overwritten(office: Office) -> None:
+    later = Token(Secret("later"), 7, NOW, NOW + 7200)
+
+    def stall() -> None:
+        """Until the lease is over, and another replica has had the next one."""
+        office.store.now += 60
+        shelf, key = office.store._shelf, office.source.key
+        lease = shelf.lease(key, 15.0, office.store.now)
+        assert isinstance(lease, Lease)
+        sealed = office.vault.seal.close(key, later)
+        assert shelf.put(key, sealed, generation=7, after=0, fence=lease.fence, now=office.store.now)
+
+    office.store.before_put = stall
+
+    renewal = await office.source.renew(attempt())
+
+    assert (renewal.token, renewal.obtained) == (later, False)
+    shelved = await office.vault.token(office.source.key)
+    assert shelved is not None
+    assert shelved.token == later
     # The lease is free again.
     assert isinstance(await office.vault.lease(office.source.key, 1.0), Lease)
+
+
+async def test_a_store_that_goes_when_a_token_could_not_be_written_costs_no_token(office: Office) -> None:
+    office.keep_in_between(7)
+    written = office.store.before_put
+
+    def go() -> None:
+        written()
+        office.store.goes_after_put = True
+
+    office.store.before_put = go
+
+    renewal = await office.source.renew(attempt())
+
+    assert (renewal.obtained, renewal.kept) == (True, False)
+    assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
+    assert office.simulator.fabric.apply_token_requests == 1
 
 
 async def test_who_stalls_until_the_lease_is_over_writes_nothing_and_waits(office: Office) -> None:
@@ -137,7 +214,7 @@ async def test_who_stalls_until_the_lease_is_over_writes_nothing_and_waits(offic
     office.store.before_put = stall
 
     with pytest.raises(RefreshFailed) as raised:
-        await office.source.renew(None, nothing)
+        await office.source.renew(attempt())
 
     assert raised.value.reason == "too_late"
     assert raised.value.wait is not None
@@ -151,7 +228,7 @@ async def test_a_store_that_goes_while_the_fabric_is_asked_costs_no_token(office
 
     office.store.before_put = go
 
-    renewal = await office.source.renew(None, nothing)
+    renewal = await office.source.renew(attempt())
 
     assert (renewal.obtained, renewal.kept) == (True, False)
     assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
@@ -163,10 +240,12 @@ async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Of
     office.store.away = True
 
     with pytest.raises(Postponed):
-        await office.source.renew(token, lambda: token)
+        await office.source.renew(attempt(life_with(token)))
     assert office.simulator.fabric_received == []
 
-    renewal = await office.source.renew(token, nothing)
+    refused = life_with(token)
+    refused.refuse(3)
+    renewal = await office.source.renew(attempt(refused))
     assert (renewal.obtained, renewal.kept) == (True, False)
     assert renewal.token.generation > 3
 
@@ -174,7 +253,7 @@ async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Of
 async def test_who_finds_another_at_work_waits_for_its_token(office: Office) -> None:
     lease = await office.vault.lease(office.source.key, 60.0)
     assert isinstance(lease, Lease)
-    waiting = asyncio.create_task(office.source.renew(None, nothing))
+    waiting = asyncio.create_task(office.source.renew(attempt()))
     await asyncio.sleep(0.1)
     token = await office.keep(9)
 
@@ -184,39 +263,77 @@ async def test_who_finds_another_at_work_waits_for_its_token(office: Office) -> 
     assert office.simulator.fabric_received == []
 
 
-async def test_who_hears_of_a_newer_token_while_it_waits_takes_that(office: Office) -> None:
-    assert isinstance(await office.vault.lease(office.source.key, 60.0), Lease)
-    newer = Token(Secret("in band"), 9, NOW, NOW + 3600)
-    heard: list[Token] = []
-    waiting = asyncio.create_task(office.source.renew(None, lambda: heard[0] if heard else None))
-    await asyncio.sleep(0.1)
-    heard.append(newer)
+async def test_who_has_a_newer_token_by_now_takes_no_lease(office: Office) -> None:
+    life = life_with(Token(Secret("old"), 3, NOW, NOW + 3600))
+    refreshing = attempt(life)
+    newer = Token(Secret("in band"), 4, NOW, NOW + 3600)
+    life.take(newer, in_band=True)
 
-    assert (await waiting).token == newer
+    renewal = await office.source.renew(refreshing)
+
+    assert (renewal.token, renewal.obtained, renewal.kept) == (newer, False, False)
     assert office.simulator.fabric_received == []
 
 
-async def test_who_waits_for_another_in_vain_gives_up_for_now(office: Office) -> None:
+async def test_who_has_a_newer_token_when_the_lease_is_its_own_applies_for_none(office: Office) -> None:
+    life = life_with(Token(Secret("old"), 3, NOW, NOW + 3600))
+    refreshing = attempt(life)
+    newer = Token(Secret("in band"), 4, NOW, NOW + 3600)
+    office.store.after_lease = lambda: office.took(life.take(newer, in_band=True))
+
+    renewal = await office.source.renew(refreshing)
+
+    assert (renewal.token, renewal.obtained, renewal.kept) == (newer, False, False)
+    assert office.simulator.fabric_received == []
+    assert isinstance(await office.vault.lease(office.source.key, 1.0), Lease)
+
+
+async def test_what_nslb_sends_while_another_applies_is_not_taken_for_what_it_applied_for(office: Office) -> None:
+    life = life_with(Token(Secret("old"), 3, NOW, NOW + 3600))
+    lease = await office.vault.lease(office.source.key, 60.0)
+    assert isinstance(lease, Lease)
+    waiting = asyncio.create_task(office.source.renew(attempt(life)))
+    await until(lambda: life.asked)
+    life.take(Token(Secret("in band"), 4, NOW, NOW + 3600), in_band=True)
+    asked = office.store.leases
+    await until(lambda: office.store.leases > asked + 1)
+    assert not waiting.done()
+
+    applied = Token(Secret("applied"), 1003, NOW, NOW + 3600)
+    assert await office.vault.put(office.source.key, applied, after=0, fence=lease.fence)
+
+    assert (await waiting).token == applied
+    assert office.simulator.fabric_received == []
+
+
+async def test_who_waits_for_another_in_vain_waits_to_the_end_of_the_lease_and_is_the_next(office: Office) -> None:
     assert isinstance(await office.vault.lease(office.source.key, 3600.0), Lease)
-
-    with pytest.raises(Postponed):
-        await office.source.renew(None, nothing)
-
+    waiting = asyncio.create_task(office.source.renew(attempt()))
+    # It has looked for longer than one refresh takes (a second, with twenty looks).
+    await until(lambda: office.store.leases > 30)
+    assert not waiting.done()
     assert office.simulator.fabric_received == []
+
+    office.store.now += 3600.0
+
+    renewal = await waiting
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    assert office.simulator.fabric.apply_token_requests == 1
 
 
 async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it_longer(office: Office) -> None:
     office.simulator.fault(Fault("status", operation="applyToken", times=None, status=500))
     waits = []
-    for _ in range(12):
+    for failures in range(1, 13):
         with pytest.raises(RefreshFailed) as raised:
-            await office.source.renew(None, nothing)
+            await office.source.renew(attempt())
         asked = len(office.simulator.fabric_received)
         with pytest.raises(Postponed) as postponed:
-            await office.source.renew(None, nothing)
+            await office.source.renew(attempt())
         assert len(office.simulator.fabric_received) == asked
         assert raised.value.wait is not None
         assert postponed.value.wait == pytest.approx(raised.value.wait, abs=0.01)
+        assert postponed.value.failures == failures
         waits.append(raised.value.wait)
         office.store.now += raised.value.wait
 
@@ -224,7 +341,7 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
     assert max(waits) <= 60.0
     assert max(waits) > 2.0
     office.simulator.clear_faults()
-    assert (await office.source.renew(None, nothing)).kept
+    assert (await office.source.renew(attempt())).kept
     lease = await office.vault.lease(office.source.key, 1.0)
     assert isinstance(lease, Lease)
     assert lease.failures == 0
@@ -232,10 +349,10 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
 
 async def test_a_refresh_that_is_cancelled_leaves_the_lease_to_the_next(office: Office) -> None:
     office.simulator.fault(Fault("silence", operation="applyToken"))
-    refreshing = asyncio.create_task(office.source.renew(None, nothing))
+    refreshing = asyncio.create_task(office.source.renew(attempt()))
     await office.simulator.until(lambda: len(office.simulator.fabric_received) == 2)
 
     refreshing.cancel()
     await asyncio.gather(refreshing, return_exceptions=True)
 
-    assert (await office.source.renew(None, nothing)).kept
+    assert (await office.source.renew(attempt())).kept

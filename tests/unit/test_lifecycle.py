@@ -126,6 +126,23 @@ def test_the_second_try_is_worth_waiting_for_and_the_third_is_not() -> None:
     assert life.second_try(1.5) is None
 
 
+def test_the_second_try_is_as_much_worth_after_a_failure_of_another_replica() -> None:
+    life = fresh()
+    life.refuse(1)
+    life.begin(Trigger.REFUSED, 0.0)
+    life.postpone(0.0, 1.5, failures=1)
+    assert life.second_try(0.5) == 1.0
+    life.begin(Trigger.REFUSED, 1.5)
+    life.postpone(1.5, 3.0, failures=2)
+    assert life.second_try(1.5) is None
+    # What came of it here does not matter when there is a token.
+    life.take(token(2, 1.6))
+    life.refuse(2)
+    life.begin(Trigger.REFUSED, 10.0)
+    life.fail(10.0, "timeout", 1.0)
+    assert life.second_try(10.0) == 1.0
+
+
 def test_what_was_not_tried_is_no_failure_and_costs_nothing() -> None:
     life = fresh()
     for _ in range(3 * BURST):
@@ -145,6 +162,28 @@ def test_a_token_that_nslb_brought_is_told_apart() -> None:
     assert life.state(5.0) is State.RENEWED
     life.take(token(3, 6.0))
     assert life.state(6.0) is State.FRESH
+
+
+def test_what_nslb_sends_is_taken_from_an_answer_to_the_present_token_alone() -> None:
+    life = fresh()
+
+    assert life.renewed(Secret("next"), 0, 5.0, 6.0) is None
+    assert life.renewed(Secret("next"), 2, 5.0, 6.0) is None
+    assert life.renewed(Secret("t1"), 1, 5.0, 6.0) is None
+    assert life.renewed(Secret("next"), 1, 5.0, 6.0) == Token(Secret("next"), 2, 6.0, 5.0 + HOUR)
+    assert Lifecycle(HOUR, renews=True).renewed(Secret("next"), 0, 5.0, 6.0) is None
+
+
+@given(st.integers(1, 2**52), st.floats(0, 4e9), st.floats(0, 4e9))
+def test_what_nslb_sent_is_never_newer_than_what_was_applied_for_since(first: int, here: float, there: float) -> None:
+    """Whatever the clocks of two replicas say."""
+    life = Lifecycle(HOUR, renews=True)
+    life.take(token(first, here))
+
+    late = life.renewed(Secret("late"), first, here, here + 10.0)
+
+    assert late is not None
+    assert first < late.generation < next_generation(first, there)
 
 
 def test_a_token_that_cannot_be_renewed_is_tried_again_only_for_a_request_or_after_a_reload() -> None:

@@ -12,7 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.model import Secret, Token
-from gateway.store import Kept, MemoryStore, Page, Seal, Stored, StoreUnavailable, Vault
+from gateway.store import Kept, MemoryStore, Page, Seal, Shelved, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
 
 ONE, TWO = (Secret(Fernet.generate_key()) for _ in range(2))
@@ -251,3 +251,62 @@ async def test_a_vault_goes_on_listening_whatever_happens() -> None:
     vault.leave("k", told.set)
     vault.tell_all()
     assert not told.is_set()
+
+
+class Hiccup(MemoryStore):
+    """A store that fails the first time that something is to be sealed anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reseals = 0
+
+    async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
+        self.reseals += 1
+        if self.reseals == 1:
+            raise StoreUnavailable("a hiccup")
+        return await super().reseal(key, sealed, generation=generation)
+
+
+async def test_a_seal_that_could_not_be_renewed_costs_no_token_and_is_renewed_the_next_time_and_once() -> None:
+    store = Hiccup()
+    log, metrics = Log(LineWriter(io.BytesIO())), Metrics("0")
+    assert await Vault("memory", store, Seal([ONE]), log, metrics).put("k", TOKEN, after=0, fence=None)
+    vault = Vault("memory", store, Seal([TWO, ONE]), log, metrics)
+
+    assert await vault.token("k") == Shelved(7, TOKEN)
+    stored = await store.read("k")
+    assert stored is not None
+    assert Seal([TWO, ONE]).open("k", stored) == (TOKEN, False)
+    # A replica that has the keys in another order would seal it back: it is renewed once, not by turns for ever.
+    for _ in range(2):
+        assert await vault.token("k") == Shelved(7, TOKEN)
+        stored = await store.read("k")
+        assert stored is not None
+        assert Seal([TWO]).open("k", stored) == (TOKEN, True)
+    assert await store.reseal("k", Seal([ONE]).close("k", TOKEN), generation=7)
+    assert await vault.token("k") == Shelved(7, TOKEN)
+    assert store.reseals == 3
+
+
+async def test_of_what_no_key_opens_only_the_last_is_remembered_and_nothing_of_what_nobody_follows() -> None:
+    store, lines = MemoryStore(), io.BytesIO()
+    log, metrics = Log(LineWriter(lines)), Metrics("0")
+    former = Vault("memory", store, Seal([ONE]), log, metrics)
+    vault = Vault("memory", store, Seal([TWO]), log, metrics)
+    told: list[None] = []
+
+    def tell() -> None:
+        told.append(None)
+
+    vault.follow("k", tell)
+    for generation in range(1, 51):
+        token = replace(TOKEN, generation=generation)
+        assert await former.put("k", token, after=generation - 1, fence=None)
+        for _ in range(2):
+            assert await vault.token("k") == Shelved(generation, None)
+
+    log.flush()
+    assert lines.getvalue().count(b"store.unreadable") == 50
+    assert len(vault._unreadable) == 1
+    vault.leave("k", tell)
+    assert len(vault._unreadable) == 0
