@@ -218,3 +218,45 @@ async def test_a_call_that_was_under_way_when_the_gateway_died_is_made_once(
         assert len(simulator.creates()) == 1
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_call_is_followed_through_a_restart_of_the_gateway_each_event_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None, connect_seconds=None, talk_seconds=None)
+    settings = {"listen": {"address": f"127.0.0.1:{await free_port()}"}}
+    async with (
+        gateways(farm, simulator, f"sqlite://{farm.directory}/state.db", 1, settings) as replicas,
+        DialClient(replicas.running[0].base, KEY) as client,
+    ):
+        call = await client.dial("voice")
+        told = []
+        simulator.push("Call in queue")
+        async for event in client.events(call.id):
+            told.append((event.number, event.status))
+            if event.status == "queued":
+                await replicas.restart()
+                simulator.push("Call connected")
+            else:
+                await client.release(call.id)
+
+    assert told == [(1, "queued"), (2, "connected"), (3, "ended")]
+    assert len(simulator.creates()) == 1
+    assert sum(request.operation == "drop" for request in simulator.received) == 1
+
+
+async def test_a_call_that_a_restarted_gateway_forgot_is_told_at_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None)
+    settings = {"listen": {"address": f"127.0.0.1:{await free_port()}"}, "store": {"encryption_keys": []}}
+    async with (
+        gateways(farm, simulator, "memory:", 1, settings) as replicas,
+        DialClient(replicas.running[0].base, KEY) as client,
+    ):
+        call = await client.dial("voice")
+        simulator.push("Call in queue")
+        events = client.events(call.id)
+        assert (await anext(events)).status == "queued"
+        await replicas.restart()
+        with pytest.raises(Refused) as raised:
+            await anext(events)
+
+    assert raised.value.code == "unknown-dial"
+    assert len(simulator.creates()) == 1
