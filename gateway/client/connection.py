@@ -23,7 +23,7 @@ from yarl import URL
 from gateway.client.answers import MOST_SECONDS, Answer
 
 _MOST_BODY: Final = 64 * 1024
-_VISIBLE: Final = re.compile(r"[!-~]+")
+_AUTHORIZATION: Final = re.compile(r"Bearer [!-~]+")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # What the gateway takes as a `Request-Timeout`.
 _MOST_TOLD: Final = 999_999_999
@@ -56,13 +56,18 @@ class _Attempt:
     """How far a request got. From the moment it has a connection it counts as sent.
 
     Only then does it get its `Request-Timeout`, of what is `left`: the gateway counts from when it has the request,
-    and must not send what we have given up long ago because a connection took its time.
+    and must not send what we have given up long ago because a connection took its time. The credential as well: until
+    then it is in no variable that a report of an error would show.
     """
 
-    def __init__(self, left: Callable[[], float] | None = None) -> None:
+    def __init__(self, credential: Callable[[], str], left: Callable[[], float] | None = None) -> None:
         self.connected = False
+        self._authorization = f"Bearer {credential()}"
         self._left = left
         self._fields: MutableMapping[str, str] = {}
+        if not _AUTHORIZATION.fullmatch(self._authorization):
+            # Before `aiohttp` says so, and shows it.
+            raise ValueError("the key is empty, or has characters that can't stand in a header field")
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -77,6 +82,7 @@ class _Attempt:
     def connect(self) -> None:
         """It has a connection, and is about to be sent."""
         self.connected = True
+        self._fields["Authorization"] = self._authorization
         if self._left is not None:
             self._fields["Request-Timeout"] = request_timeout(self._left())
 
@@ -119,6 +125,11 @@ class Line:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can be sent."""
+        return self._session is not None
+
     def open(self) -> None:
         """Be ready to send. Needs a running loop."""
         if self._session is not None:
@@ -137,26 +148,26 @@ class Line:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def answer(self, request: Request, seconds: float) -> Answer:
         """The whole answer to a request, which is told how long it is waited for. Raises `NoAnswer`."""
         until = self._clock() + seconds
-        attempt, authorization = _Attempt(lambda: until - self._clock()), self._authorization()
+        attempt = _Attempt(self._credential, lambda: until - self._clock())
         with _failures(attempt):
             async with asyncio.timeout(seconds):
-                response = await self._send(request, authorization, attempt)
+                response = await self._send(request, attempt)
                 with contextlib.closing(response):
                     return await _whole(response)
 
     async def stream(self, request: Request, seconds: float) -> Stream:
         """An answer that comes bit by bit; to be closed. `seconds` are for its head. Raises `NoAnswer`."""
-        attempt, authorization = _Attempt(), self._authorization()
+        attempt = _Attempt(self._credential)
         with _failures(attempt):
             async with asyncio.timeout(seconds):
-                return Stream(await self._send(request, authorization, attempt))
+                return Stream(await self._send(request, attempt))
 
     def _connector(self) -> aiohttp.BaseConnector:
         # No limit: each call that is followed holds a connection, and must not keep a dial waiting.
@@ -164,30 +175,18 @@ class Line:
             return aiohttp.UnixConnector(self._address.socket, limit=0)
         return aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0)
 
-    async def _send(self, request: Request, authorization: str, attempt: _Attempt) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, attempt: _Attempt) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the client is not open: use it in `async with`")
         return await self._session.request(
             request.method,
             URL(self._address.origin + request.target, encoded=True),
             data=request.body,
-            headers={
-                "Accept-Encoding": "identity",
-                "User-Agent": "dial-gateway-client",
-                **request.fields,
-                "Authorization": authorization,
-            },
+            headers={"Accept-Encoding": "identity", "User-Agent": "dial-gateway-client", **request.fields},
             allow_redirects=False,
             trace_request_ctx=attempt,
             middlewares=(attempt,),
         )
-
-    def _authorization(self) -> str:
-        credential = self._credential()
-        if not _VISIBLE.fullmatch(credential):
-            # Before `aiohttp` says so, and shows it.
-            raise ValueError("the key is empty, or has characters that can't stand in a header field")
-        return f"Bearer {credential}"
 
 
 class Stream:

@@ -20,7 +20,7 @@ from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
 from gateway.client import answers, judgement
-from gateway.client.answers import CALL_ID, ENDED, Answer, Call, Event, Support, Unreadable
+from gateway.client.answers import CALL_ID, Answer, Call, Event, Support, Unreadable
 from gateway.client.connection import Address, Line, NoAnswer, Request, Stream
 from gateway.client.following import Place
 from gateway.client.judgement import Failure, Known
@@ -138,9 +138,10 @@ class DialClient:
         lost_at: float | None = None
         fruitless = 0
         while True:
+            left = self._timeout if lost_at is None else max(0.0, lost_at + self._timeout - self._clock())
             try:
                 request = Request("GET", target, place.fields(), reading=True)
-                async with await self._line.stream(request, self._answer_timeout) as stream:
+                async with await self._line.stream(request, min(left, self._answer_timeout)) as stream:
                     if stream.status == HTTPStatus.NO_CONTENT:
                         return
                     failure = await self._no_stream(stream)
@@ -150,8 +151,8 @@ class DialClient:
                         for event in place.take(piece):
                             fruitless = 0
                             yield event
-                            if event.status in ENDED:
-                                return
+                        if place.over:
+                            return
             except NoAnswer as exc:
                 failure = _unanswered(exc, reading=True)
             except Unreadable as exc:
@@ -163,9 +164,15 @@ class DialClient:
             # However long the gateway asks us to wait, there is time for a try after that.
             asked = min(place.retry_seconds or 0.0, self._timeout / 2)
             wait = self._wait(fruitless, max(asked, failure.problem.retry_after or 0.0))
-            if not failure.repeat or self._clock() + wait >= lost_at + self._timeout:
-                raise failure.meaning(failure.problem)
-            await self._sleep(wait)
+            await self._before_another(failure, wait, lost_at + self._timeout)
+
+    async def _before_another(self, failure: Failure, wait: float, until: float) -> None:
+        """Wait before another attempt; raises what the last one failed with if there must be none."""
+        if not failure.repeat or self._clock() + wait >= until:
+            raise failure.meaning(failure.problem)
+        await self._sleep(wait)
+        if not self._line.is_open:
+            raise failure.meaning(failure.problem)
 
     async def _no_stream(self, stream: Stream) -> Failure | None:
         """What an answer means that is no stream of events."""
@@ -191,7 +198,8 @@ class DialClient:
             if not known.may_repeat(tried) or attempts >= self._attempts or self._clock() + wait >= deadline:
                 raise known.error(tried)
             await self._sleep(wait)
-            if self._clock() >= deadline:
+            # Who closes the client must learn what is known of the calls that were under way, and their keys.
+            if self._clock() >= deadline or not self._line.is_open:
                 raise known.error(tried)
 
     async def _once(self, request: Request, read: Callable[[Answer], Told], left: float) -> Told | Failure:

@@ -11,20 +11,25 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway.client import answers
-from gateway.client.answers import Event, Unreadable
+from gateway.client.answers import ENDED, Event, Unreadable
 from gateway.client.sse import SseParser
 
+# What the gateway takes as a `Last-Event-ID`.
+_MOST_EVENTS: Final = 999_999_999
 _RESUMABLE: Final = re.compile(r"[!-~]{1,255}")
 
 
 class Place:
     """A place in the stream of one call; `after` is the number of the last event that the service has had.
 
-    `retry_seconds` is how long the gateway asked to wait before a new connection.
+    `retry_seconds` is how long the gateway asked to wait before a new connection, `over` whether the end was told.
     """
 
     def __init__(self, call_id: str, after: int | None) -> None:
+        if after is not None and not 0 <= after <= _MOST_EVENTS:
+            raise ValueError("this is not the number of an event")
         self.retry_seconds: float | None = None
+        self.over = False
         self._call_id = call_id
         self._number = after
         self._resume = None if after is None else str(after)
@@ -50,11 +55,13 @@ class Place:
         for message in messages:
             self._resume_after(message.id)
             event = answers.event(message.data, message.event, message.id, self._call_id)
-            if event.number is not None:
-                if self._number is not None and event.number <= self._number:
-                    continue
-                self._number = event.number
-            yield event
+            # The end is one even if the service has had it: nothing comes after it, however often we ask.
+            self.over = event.status in ENDED
+            if event.number is None or self._number is None or event.number > self._number:
+                self._number = self._number if event.number is None else event.number
+                yield event
+            if self.over:
+                return
         self._resume_after(self._parser.last_id)
 
     def _resume_after(self, number: str | None) -> None:

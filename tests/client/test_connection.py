@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.client import DialClient, DialError, NotDone, OutcomeUnknown, Problem, Refused
 from gateway.simulator import Certificates
 from tests.client.scripted import CALL, KEY, ScriptedGateway, Time, answer, free_port, problem, silence
+from tests.harness import until
 
 
 @asynccontextmanager
@@ -248,6 +249,53 @@ async def test_the_credential_is_in_no_representation_no_error_and_no_log(caplog
         assert KEY not in repr(error) + str(error) + "".join(traceback.format_exception(error))
         errors.extend(inner for inner in (error.__cause__, error.__context__) if inner is not None)
     assert KEY not in caplog.text
+
+
+async def test_not_even_the_variables_of_a_traceback_show_the_credential() -> None:
+    async def asked(dialling: DialClient) -> BaseException:
+        with pytest.raises((DialError, TimeoutError, ValueError)) as raised:
+            async with asyncio.timeout(0.05), dialling:
+                await dialling.dial("voice")
+        return raised.value
+
+    async with ScriptedGateway(silence) as gateway:
+        for key in (KEY, KEY + " " + KEY):
+            error: BaseException | None = await asked(gateway.client(key=key))
+            while error is not None:
+                told = traceback.TracebackException.from_exception(error, capture_locals=True)
+                # What this test itself holds is nothing of the client's.
+                told.stack[:] = [frame for frame in told.stack if frame.filename != __file__]
+                shown = KEY in "".join(told.format(chain=False))
+                assert not shown
+                error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("lasting_store", [False, True])
+async def test_who_closes_the_client_learns_what_is_known_of_a_call_that_was_under_way(*, lasting_store: bool) -> None:
+    async with ScriptedGateway(silence) as gateway:
+        dialling = gateway.client(lasting_store=lasting_store)
+        async with dialling:
+            dial = asyncio.create_task(dialling.dial("voice"))
+            await until(lambda: gateway.received)
+        with pytest.raises(OutcomeUnknown) as raised:
+            await dial
+
+    assert [raised.value.idempotency_key] == gateway.keys()
+
+
+async def test_nothing_is_tried_again_with_a_client_that_was_closed_meanwhile() -> None:
+    async with ScriptedGateway(problem(503, "overloaded", retry_after=1)) as gateway:
+
+        async def closed(_seconds: float) -> None:
+            await dialling.__aexit__()
+
+        dialling = gateway.client(sleep=closed)
+        for asked in (lambda: dialling.dial("voice"), lambda: anext(dialling.events(CALL["id"]))):
+            await dialling.__aenter__()
+            with pytest.raises(NotDone, match="overloaded"):
+                await asked()
+
+    assert len(gateway.received) == 2
 
 
 async def test_it_is_used_open_and_opened_once() -> None:

@@ -11,7 +11,17 @@ import pytest
 from aiohttp import web
 
 from gateway.client import DialClient, DialError, Event, NotDone, Refused
-from tests.client.scripted import CALL, ScriptedGateway, Step, answer, event, in_a_hurry, pass_by, problem, stream
+from tests.client.scripted import (
+    CALL,
+    ScriptedGateway,
+    Step,
+    answer,
+    event,
+    in_a_hurry,
+    pass_by,
+    problem,
+    stream,
+)
 from tests.harness import until
 
 ID = CALL["id"]
@@ -132,6 +142,50 @@ async def test_a_gateway_that_stays_away_is_given_up() -> None:
     assert error.code == "answer-lost"
     assert sum(gateway.time.slept) <= 10
     assert len(gateway.received) == len(gateway.time.slept) + 1
+
+
+@in_a_hurry
+async def test_a_gateway_that_says_nothing_at_all_is_given_up_in_time() -> None:
+    passed = 0.0
+
+    async def wait(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+        pass_by(seconds)
+
+    async def mute(request: web.BaseRequest) -> web.StreamResponse:
+        while request.transport is not None:
+            await wait(0.1)
+            await asyncio.sleep(0)
+        return web.Response()
+
+    async with (
+        ScriptedGateway(mute) as gateway,
+        gateway.client(timeout=20, answer_timeout=8, clock=lambda: passed, sleep=wait) as client,
+    ):
+        with pytest.raises(NotDone, match="answer-lost"):
+            await followed(client)
+        # 8 for the first, 20 from then on, and the steps in which nobody has seen yet that the client has gone.
+        assert passed < 8 + 20 + 4
+
+    assert len(gateway.received) == 4
+
+
+async def test_an_end_that_the_service_has_had_is_an_end() -> None:
+    whole = stream(event(1, "queued"), event(2, "ended"))
+    async with ScriptedGateway(whole, answer(204, b"")) as gateway, gateway.client() as client:
+        assert await followed(client, after=2) == []
+
+    assert len(gateway.received) == 1
+
+
+@pytest.mark.parametrize("after", [-1, 10**9])
+async def test_what_is_no_number_of_an_event_is_not_asked_for(after: int) -> None:
+    async with ScriptedGateway(stream(event(1, "ended"))) as gateway, gateway.client() as client:
+        with pytest.raises(ValueError, match="number of an event"):
+            await followed(client, after=after)
+
+    assert gateway.received == []
 
 
 async def test_a_gateway_that_is_heard_now_and_then_is_not_given_up() -> None:

@@ -10,7 +10,7 @@ import pytest
 from gateway.client import DialClient, NotDone, OutcomeUnknown, Refused, Rejected
 from gateway.simulator import Fault
 from tests.calls.test_keys import durable
-from tests.client.scripted import Time, free_port
+from tests.client.scripted import Time
 from tests.harness import KEY, Farm, until
 from tests.lasting import gateways
 
@@ -195,13 +195,11 @@ async def test_a_call_that_was_under_way_when_the_gateway_died_is_made_once(
 ) -> None:
     simulator = await farm.simulator()
     simulator.fault(Fault("delay", "create", seconds=30))
-    settings: dict[str, Any] = {"listen": {"address": f"127.0.0.1:{await free_port()}"}}
+    base = f"unix:{farm.directory}/dial.sock"
+    settings: dict[str, Any] = {"listen": {"address": base}}
     if store == "memory:":
         settings["store"] = {"encryption_keys": []}
     async with gateways(farm, simulator, store.format(farm.directory), 1, settings) as replicas:
-        base = replicas.running[0].base
-        first = asyncio.create_task(replicas.dial(replicas.running[0], "order-17"))
-        await until(simulator.creates)
         waits = 0
 
         async def restarted(_seconds: float) -> None:
@@ -209,12 +207,62 @@ async def test_a_call_that_was_under_way_when_the_gateway_died_is_made_once(
             waits += 1
             await replicas.restart()
 
-        async with DialClient(base, KEY, sleep=restarted, lasting_store=lasting_store) as client:
+        async with (
+            DialClient(base, KEY) as earlier,
+            DialClient(base, KEY, sleep=restarted, lasting_store=lasting_store) as client,
+        ):
+            first = asyncio.create_task(earlier.dial("voice", idempotency_key="order-17"))
+            await until(simulator.creates)
             with pytest.raises(OutcomeUnknown) as raised:
                 await client.dial("voice", idempotency_key="order-17")
+            await replicas.kill(replicas.running[0])
+            with pytest.raises(OutcomeUnknown, match="answer-lost"):
+                await first
 
         assert (raised.value.code, raised.value.idempotency_key) == (code, "order-17")
         assert waits == lasting_store
         assert len(simulator.creates()) == 1
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_call_is_followed_through_a_restart_of_the_gateway_each_event_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None, connect_seconds=None, talk_seconds=None)
+    base = f"unix:{farm.directory}/dial.sock"
+    settings = {"listen": {"address": base}}
+    async with (
+        gateways(farm, simulator, f"sqlite://{farm.directory}/state.db", 1, settings) as replicas,
+        DialClient(base, KEY) as client,
+    ):
+        call = await client.dial("voice")
+        told = []
+        simulator.push("Call in queue")
+        async for event in client.events(call.id):
+            told.append((event.number, event.status))
+            if event.status == "queued":
+                await replicas.restart()
+                simulator.push("Call connected")
+            else:
+                await client.release(call.id)
+
+    assert told == [(1, "queued"), (2, "connected"), (3, "ended")]
+    assert len(simulator.creates()) == 1
+    assert sum(request.operation == "drop" for request in simulator.received) == 1
+
+
+async def test_a_call_that_a_restarted_gateway_forgot_is_told_at_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None)
+    base = f"unix:{farm.directory}/dial.sock"
+    settings = {"listen": {"address": base}, "store": {"encryption_keys": []}}
+    async with (
+        gateways(farm, simulator, "memory:", 1, settings) as replicas,
+        DialClient(base, KEY) as client,
+    ):
+        call = await client.dial("voice")
+        simulator.push("Call in queue")
+        events = client.events(call.id)
+        assert (await anext(events)).status == "queued"
+        await replicas.restart()
+        with pytest.raises(Refused) as raised:
+            await anext(events)
+
+    assert raised.value.code == "unknown-dial"
+    assert len(simulator.creates()) == 1
