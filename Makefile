@@ -24,7 +24,7 @@ else
 PYTEST := $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 endif
 
-.PHONY: help setup demo test check check-style check-types check-imports check-lock check-dashboards check-chart check-manifests mutants benchmark stack dashboards dashboards-preview chart lock format wheel-test clean
+.PHONY: help setup demo test check check-style check-types check-imports check-lock check-rules check-dashboards check-chart check-manifests soak mutants benchmark stack rules dashboards dashboards-preview chart lock format wheel-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
@@ -49,7 +49,7 @@ else
 	$(PYTEST) $(ARGS)
 endif
 
-check: check-style check-types check-imports check-lock check-dashboards check-chart ## run every check that needs no test run
+check: check-style check-types check-imports check-lock check-rules check-dashboards check-chart ## run every check that needs no test run
 
 check-style: $(READY) ## lint, and look at the format
 	$(BIN)/ruff check $(CODE)
@@ -61,17 +61,24 @@ check-types: $(READY) ## type check, strictly
 check-imports: $(READY) ## look at the layers, the modules and the words that must not be in the tree
 	$(BIN)/python -m tests.unit.test_imports
 
+check-rules: $(READY) ## see that the recording rules are what deploy/prometheus writes
+	$(BIN)/python -m deploy.prometheus --check
+
 check-dashboards: $(READY) ## see that the dashboards are what deploy/grafana writes
 	$(BIN)/python -m deploy.grafana --check
 
 check-chart: $(READY) ## see that the Helm chart is what the overlay `shared` makes
 	$(BIN)/python -m deploy.helm --check
 
-check-lock: $(READY) ## see that requirements.lock was made from this pyproject.toml
+check-lock: $(READY) ## see that the locks were made from this pyproject.toml
 	$(BIN)/python .ci/lock.py --check
 
 check-manifests: $(READY) ## have checkov look at the Kubernetes manifests and the Dockerfile
 	@.ci/checkov
+
+SOAK ?= 2000
+soak: $(READY) ## have the machine of calls go so many ways (SOAK=2000), others each time
+	DIAL_GATEWAY_SOAK=$(SOAK) $(BIN)/python -m pytest tests/calls/test_machine.py $(ARGS)
 
 mutants: $(READY) ## delete each security check in turn, and see that a test fails for it
 	@$(BIN)/python -m tests.attack.mutants $(ARGS)
@@ -82,6 +89,9 @@ benchmark: $(READY) ## measure against nginx and others on this machine
 stack: $(READY) ## run two gateways on one Redis, a simulated contact centre, callers and Prometheus, on this machine
 	@$(BIN)/python -m deploy.local $(ARGS)
 
+rules: $(READY) ## write Prometheus' recording rules anew from deploy/prometheus
+	@$(BIN)/python -m deploy.prometheus $(ARGS)
+
 dashboards: $(READY) ## write the Grafana dashboards anew from deploy/grafana
 	@$(BIN)/python -m deploy.grafana $(ARGS)
 
@@ -91,7 +101,7 @@ dashboards-preview: $(READY) ## draw the dashboards with Grafana's components, f
 chart: $(READY) ## write the Helm chart anew from the overlay `shared`
 	@$(BIN)/python -m deploy.helm $(ARGS)
 
-lock: $(READY) ## make requirements.lock anew from pyproject.toml
+lock: $(READY) ## make requirements.lock and the image's parts of it anew from pyproject.toml
 	$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
 
 format: $(READY) ## format the code and mend what the linter can

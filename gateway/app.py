@@ -99,7 +99,7 @@ class Gateway:
         """Look after connections, and after what the store could not take. To be called about once a second."""
         for pool in self._pools:
             pool.tend()
-        behind = self._calls.behind or self._lines.behind or self._keys.behind
+        behind = self._calls.behind or self._lines.records.behind or self._keys.behind
         if behind and (self._catching_up is None or self._catching_up.done()):
             self._catching_up = self._loop.create_task(self._catch_up())
 
@@ -115,7 +115,7 @@ class Gateway:
     async def _catch_up(self) -> None:
         """Write what the store could not take when it happened, as far as it takes it now."""
         await self._keys.catch_up()
-        await self._lines.settle()
+        await self._lines.records.settle()
         await self._calls.resave()
 
     def status(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Gateway:
             }
         )
         self._keys.keep = configuration.idempotency.keep_seconds
-        self._keys.limit = self._longest(configuration)
+        self._keys.limit = self._lines.limit = self._longest(configuration)
         desk = Desk(accounts, nslb, self._calls, self._lines)
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 

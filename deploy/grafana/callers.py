@@ -6,26 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import (
-    BAD,
-    CALM,
-    FAINT,
-    GOOD,
-    QUARTER,
-    RANGE,
-    THIRD,
-    WARN,
-    bars,
-    chosen,
-    increase,
-    lines,
-    number,
-    or_none,
-    page,
-    quantiles,
-    rate,
-    total,
-)
+from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, WARN
+from deploy.grafana.panels import QUARTER, THIRD, bars, lines, number, page
+from deploy.grafana.queries import RANGE, chosen, increase, or_none, quantiles, rate, total
 
 _NEAR: Final = 600
 _HALF_LIFE: Final = 1800
@@ -92,10 +75,10 @@ def callers() -> Dashboard:
                 "Tokens",
                 [
                     bars(
-                        "Time that tokens have left",
-                        "Of each account. None for a token of a file or variable, whose age nobody knows.",
+                        "Tokens that end first",
+                        "Six of them. None for a token of a file or variable, whose age nobody knows.",
                         "s",
-                        (left, "{{account}}"),
+                        (f"sort(bottomk(6, {left}))", "{{account}}"),
                         width=THIRD,
                         steps=steps,
                         greatest=_LIFE,
@@ -174,8 +157,8 @@ def callers() -> Dashboard:
                             )
                         ],
                         stacked=True,
-                        colours={"account-busy": FAINT, "no-agent-available": CALM, "unauthenticated": WARN},
-                        hue=BAD,
+                        colours={"none": GOOD, **CODES},
+                        hue=CALM,
                         bars=True,
                         logs='code="${__field.labels.code}"',
                     ),

@@ -6,35 +6,13 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import (
-    BAD,
-    CALM,
-    FAINT,
-    GOOD,
-    OUTCOMES,
-    RANGE,
-    THIRD,
-    WARN,
-    chosen,
-    increase,
-    lines,
-    number,
-    or_none,
-    page,
-    quantile,
-    quantiles,
-    rate,
-    total,
-)
+from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, OUTCOMES, WARN
+from deploy.grafana.panels import THIRD, lines, number, page
+from deploy.grafana.queries import RANGE, chosen, from_birth, or_none, quantile, quantiles, rate, some, total
+from deploy.prometheus.objectives import BAD as BAD_DIALS
+from deploy.prometheus.objectives import MAY_FAIL
 
-_OBJECTIVE: Final = 0.001  # the part of dials that may fail (deploy/prometheus/alerts.yaml)
-_SLOW: Final = 0.01
-_MONTH: Final = "30d"
 _DIALS: Final = ('operation="create"', 'service=~"$service"')
-_BAD: Final = (
-    'code=~"internal|outcome-unknown|overloaded|store-unavailable|token-unavailable|upstream-credential-rejected|'
-    'upstream-disconnected|upstream-invalid-response|upstream-timeout|upstream-unreachable|upstream-untrusted"'
-)
 _UNKNOWN: Final = ('operation="create"', 'outcome="unknown"', 'account=~"$account"')
 
 
@@ -42,12 +20,14 @@ def overview() -> Dashboard:
     """The dashboard."""
     requests, duration = "gateway_requests_total", "gateway_request_duration_seconds"
     dials = total("", rate(requests, *_DIALS))
-    failing = f"({total('', rate(requests, *_DIALS, _BAD))} or vector(0))"
-    by_code = total("code", rate(requests, *_DIALS, _BAD))
-    of_month = total("", increase(requests, *_DIALS, over=_MONTH))
-    bad_of_month = f"({total('', increase(requests, *_DIALS, _BAD, over=_MONTH))} or vector(0))"
+    failing = f"({total('', rate(requests, *_DIALS, BAD_DIALS))} or vector(0))"
+    by_code = total("code", rate(requests, *_DIALS, BAD_DIALS))
+    of_month, bad_of_month = (
+        total("", f'sum_over_time(job:gateway_{kind}:increase5m{{job=~"$job"}}[30d])')
+        for kind in ("dials", "dials_bad")
+    )
     attempts = "gateway_upstream_requests_total"
-    unknown = total("", increase(attempts, *_UNKNOWN, over=RANGE)) + " or vector(0)"
+    unknown = total("", from_birth(attempts, *_UNKNOWN, over=RANGE)) + " or vector(0)"
     rejected = total("reason", rate("gateway_rejected_total", 'service=~"$service|-"'))
     accepted = ('operation="create"', 'outcome="accepted"')
     return page(
@@ -64,15 +44,16 @@ def overview() -> Dashboard:
                         "Dials that did not fail for a reason that is not their caller's.",
                         "percentunit",
                         f"1 - {failing} / ({dials} > 0)",
-                        steps=((None, BAD), (0.99, WARN), (1 - _OBJECTIVE, GOOD)),
+                        steps=((None, BAD), (0.99, WARN), (1 - MAY_FAIL, GOOD)),
                         decimals=2,
                         runbook="DialGatewayErrorBudgetBurnsFast",
                     ),
                     number(
                         "Error budget left",
-                        "Of the dials of 30 days that may fail (one of a thousand), how many are left.",
+                        "Of the dials of 30 days that may fail (one of a thousand), how many are left; of whole jobs, "
+                        "whatever service is chosen. Of fewer days if Prometheus keeps fewer (15 by default).",
                         "percentunit",
-                        f"1 - {bad_of_month} / ({of_month} > 0) / {_OBJECTIVE}",
+                        f"1 - {bad_of_month} / ({of_month} > 0) / {MAY_FAIL}",
                         steps=((None, BAD), (0, WARN), (0.25, GOOD)),
                         decimals=0,
                         runbook="DialGatewayErrorBudgetBurns",
@@ -111,13 +92,15 @@ def overview() -> Dashboard:
                         "Dials by what became of them",
                         "`ok`, or the code of the problem that the caller was told of.",
                         "reqps",
-                        [(total("code", rate(requests, *_DIALS)), "{{code}}")],
+                        [(some(total("code", rate(requests, *_DIALS))), "{{code}}")],
                         width=16,
                         bars=True,
                         stacked=True,
-                        colours={"ok": GOOD, "account-busy": FAINT, "no-agent-available": CALM},
+                        colours=CODES,
+                        hue=CALM,
                         runbook="DialGatewayErrorBudgetBurnsFast",
                         logs='operation="create" | code="${__field.labels.code}"',
+                        logs_of={"ok": 'operation="create" | code=""'},  # a line without a problem has no code
                     ),
                     lines(
                         "Nobody knows whether a phone rang",
@@ -125,7 +108,7 @@ def overview() -> Dashboard:
                         "short",
                         [
                             (
-                                or_none(total("endpoint", increase(attempts, *_UNKNOWN)), "endpoint"),
+                                or_none(total("endpoint", from_birth(attempts, *_UNKNOWN)), "endpoint"),
                                 "{{endpoint}}",
                             )
                         ],
@@ -134,7 +117,7 @@ def overview() -> Dashboard:
                         colours={"none": GOOD},
                         hue=BAD,
                         runbook="DialGatewayOutcomesUnknown",
-                        logs='operation="create" | outcome="unknown"',
+                        logs='operation="create" | outcome="unknown" | attempts > 0',
                     ),
                 ],
             ),
@@ -163,9 +146,8 @@ def overview() -> Dashboard:
                         "percentunit",
                         [(or_none(f"{by_code} / on () group_left () ({dials} > 0)", "code"), "{{code}}")],
                         stacked=True,
-                        colours={"none": GOOD, "upstream-unreachable": WARN, "upstream-invalid-response": WARN},
-                        hue=BAD,
-                        marks=[(_OBJECTIVE, WARN)],
+                        colours={"none": GOOD, **CODES},
+                        marks=[(MAY_FAIL, WARN)],
                         runbook="DialGatewayErrorBudgetBurnsFast",
                     ),
                     lines(
@@ -176,6 +158,7 @@ def overview() -> Dashboard:
                             (total("operation", chosen("gateway_requests_in_flight")), "{{operation}} under way"),
                             (or_none(rejected, "reason"), "{{reason}} refused"),
                         ],
+                        colours={"none refused": FAINT, "overload refused": WARN},
                         runbook="DialGatewayOverloaded",
                     ),
                 ],
@@ -189,7 +172,7 @@ def overview() -> Dashboard:
                         "short",
                         [
                             (
-                                f'job:gateway_dials_bad:ratio_rate{window}{{job=~"$job"}} / {_OBJECTIVE}',
+                                f'job:gateway_dials_bad:burn_rate{window}{{job=~"$job"}}',
                                 f"{window}, {{{{job}}}}",
                             )
                             for window in ("5m", "1h", "6h", "3d")
@@ -203,7 +186,7 @@ def overview() -> Dashboard:
                         "short",
                         [
                             (
-                                f'job:gateway_dials_slow:ratio_rate{window}{{job=~"$job"}} / {_SLOW}',
+                                f'job:gateway_dials_slow:burn_rate{window}{{job=~"$job"}}',
                                 f"{window}, {{{{job}}}}",
                             )
                             for window in ("5m", "1h", "6h", "3d")
@@ -212,19 +195,19 @@ def overview() -> Dashboard:
                         runbook="DialGatewayLatencyBudgetBurns",
                     ),
                     lines(
-                        "Attempts at the contact centre by outcome",
-                        "Of all operations. `unknown` of a dial means a phone that may have rung.",
+                        "Dials at the contact centre by outcome",
+                        "Attempts. `unknown`: a phone that may have rung.",
                         "reqps",
                         [
                             (
-                                total("outcome", rate(attempts, 'account=~"$account"')),
+                                total("outcome", rate(attempts, 'operation="create"', 'account=~"$account"')),
                                 "{{outcome}}",
                             )
                         ],
                         bars=True,
                         stacked=True,
                         colours=OUTCOMES,
-                        logs='outcome="${__field.labels.outcome}"',
+                        logs='operation="create" | outcome="${__field.labels.outcome}" | attempts > 0',
                     ),
                     lines(
                         "Idempotency-Key",

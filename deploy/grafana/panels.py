@@ -1,13 +1,13 @@
 """What all panels have in common.
 
-Owns the form of queries, panels, variables and links. Refuses a panel without a title, a description and a unit.
+Owns the form of panels, variables and links. Refuses a panel without a title, a description and a unit.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -16,63 +16,19 @@ from grafana_foundation_sdk.models import common as commons
 from grafana_foundation_sdk.models import dashboard as dashboards
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from deploy.grafana.colours import CALM
+from deploy.grafana.queries import Query
+
 Panel = timeseries.Panel | stat.Panel | bargauge.Panel | table.Panel
-Query = tuple[str, str]  # the expression, and what its series are called
 
 TAG: Final = "dial-gateway"
-RATE: Final = "$__rate_interval"
-RANGE: Final = "$__range"  # all that is shown
 HALF, THIRD, QUARTER, SIXTH = 12, 8, 6, 4
-GOOD, WARN, BAD, CALM, FAINT = "green", "orange", "red", "blue", "#8e8e8e"
-# The colours that outcomes have wherever they are shown, so that `unknown` stands out.
-OUTCOMES: Final = {"accepted": GOOD, "rejected": CALM, "not_sent": WARN, "unknown": BAD}
 _SOURCE: Final = dashboards.DataSourceRef(type_val="prometheus", uid="${datasource}")
 _RUNBOOK: Final = "https://runbook.example/dial-gateway.md"
-_WHERE: Final = ('job=~"$job"', 'instance=~"$instance"')
+# Without them the axis of what is 0 all the time would go up to 100.
+_SOFT_MAX: Final = {"short": 1.0, "percentunit": 0.01, "reqps": 0.1, "ops": 0.1}
 _HEIGHT: Final = 8
 _SMALL: Final = 4
-
-
-def chosen(metric: str, *matchers: str) -> str:
-    """The series of a metric that the variables of the dashboard choose; more matchers as PromQL has them."""
-    return metric + "{" + ",".join((*_WHERE, *matchers)) + "}"
-
-
-def rate(metric: str, *matchers: str) -> str:
-    """Its increase a second."""
-    return f"rate({chosen(metric, *matchers)}[{RATE}])"
-
-
-def increase(metric: str, *matchers: str, over: str = RATE) -> str:
-    """Its increase over a time."""
-    return f"increase({chosen(metric, *matchers)}[{over}])"
-
-
-def total(by: str, expression: str) -> str:
-    """The sum over all but these labels."""
-    return f"sum by ({by}) ({expression})" if by else f"sum({expression})"
-
-
-def or_none(expression: str, label: str) -> str:
-    """A line at nothing, called `none`, as long as there are no series at all."""
-    return f'{expression} or on () label_replace(vector(0), "{label}", "none", "", "")'
-
-
-def quantile(q: float, histogram: str, by: str, *matchers: str) -> str:
-    """A quantile of a histogram."""
-    labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({q}, {total(labels, rate(f'{histogram}_bucket', *matchers))})"
-
-
-def mean(histogram: str, *matchers: str) -> str:
-    """The mean of a histogram."""
-    count = total("", rate(f"{histogram}_count", *matchers))
-    return f"{total('', rate(f'{histogram}_sum', *matchers))} / ({count} > 0)"
-
-
-def quantiles(histogram: str, *matchers: str) -> list[Query]:
-    """The usual three of them."""
-    return [(quantile(q, histogram, "", *matchers), f"p{q * 100:.0f}") for q in (0.5, 0.9, 0.99)]
 
 
 def lines(  # noqa: PLR0913 - what a panel can be
@@ -86,16 +42,18 @@ def lines(  # noqa: PLR0913 - what a panel can be
     bars: bool = False,
     exemplars: bool = False,
     marks: Sequence[tuple[float, str]] = (),
-    colours: dict[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
     runbook: str = "",
     logs: str = "",
+    logs_of: Mapping[str, str] | None = None,
     least: float | None = 0.0,
     filled: bool = True,
     hue: str = "",
 ) -> timeseries.Panel:
     """Series over time.
 
-    `marks` are lines across, `colours` those of series by name, `hue` that of all others, `logs` a filter of the log.
+    `marks` are lines across, `colours` those of series by name, `hue` that of all others, `logs` a filter of the log,
+    and `logs_of` that of series whose name is no value of a field.
     """
     panel = (
         timeseries.Panel()
@@ -122,8 +80,8 @@ def lines(  # noqa: PLR0913 - what a panel can be
         panel = panel.min(least)
     if bars:
         panel = panel.draw_style(commons.GraphDrawStyle.BARS)
-    if bars and unit == "short":
-        panel = panel.axis_soft_max(1)  # or nothing at all would be shown on a scale of 100
+    if unit in _SOFT_MAX:
+        panel = panel.axis_soft_max(_SOFT_MAX[unit])
     if hue:
         shades = dashboard.FieldColor().mode(dashboards.FieldColorModeId.SHADES).fixed_color(hue)
         panel = panel.color_scheme(shades)
@@ -135,10 +93,10 @@ def lines(  # noqa: PLR0913 - what a panel can be
         panel = panel.thresholds(_steps(steps)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(commons.GraphThresholdsStyleMode.DASHED)
         )
-    for name, colour in (colours or {}).items():
-        panel = panel.override_by_name(name, [_fixed(colour)])
+    for name, value in _overrides(colours or {}, logs_of or {}):
+        panel = panel.override_by_name(name, [value])
     if logs:
-        panel = panel.data_links([_logs(logs)])
+        panel = panel.data_links([_link("Lines of the log", _logs(logs))])
     for reference, query in zip("ABCDEFGH", queries, strict=False):
         panel = panel.with_target(_query(reference, query, exemplars=exemplars))
     return panel.links([_entry(runbook)] if runbook else [])
@@ -154,24 +112,28 @@ def number(  # noqa: PLR0913 - what a panel can be
     steps: Sequence[tuple[float | None, str]] = ((None, CALM),),
     decimals: int | None = None,
     graph: bool = False,
-    last: bool = True,
+    each: str = "",
     runbook: str = "",
 ) -> stat.Panel:
-    """One number, coloured by the step that it has reached; with `graph` its course behind it."""
+    """One number, coloured by the step that it has reached; with `graph` its course behind it.
+
+    With `each` there is one for each series, which is called so.
+    """
     panel = (
         stat.Panel()
         .title(title)
         .description(description)
         .unit(unit)
         .span(width)
-        .height(_SMALL)
+        .height(_HEIGHT if each else _SMALL)
         .datasource(_SOURCE)
         .graph_mode(commons.BigValueGraphMode.AREA if graph else commons.BigValueGraphMode.NONE)
         .color_mode(commons.BigValueColorMode.VALUE)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull" if last else "max"]))
+        .text_mode(commons.BigValueTextMode.VALUE_AND_NAME if each else commons.BigValueTextMode.AUTO)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .thresholds(_steps([dashboards.Threshold(value=value, color=colour) for value, colour in steps]))
         .links([_entry(runbook)] if runbook else [])
-        .with_target(_query("A", (expression, ""), instant=not graph))
+        .with_target(_query("A", (expression, each), instant=not graph))
     )
     return panel if decimals is None else panel.decimals(decimals)
 
@@ -292,15 +254,21 @@ def _steps(steps: list[dashboards.Threshold]) -> dashboard.ThresholdsConfig:
     return dashboard.ThresholdsConfig().mode(dashboards.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
-def _fixed(colour: str) -> dashboards.DynamicConfigValue:
-    return dashboards.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+def _overrides(
+    colours: Mapping[str, str], logs_of: Mapping[str, str]
+) -> Iterator[tuple[str, dashboards.DynamicConfigValue]]:
+    for name, colour in colours.items():
+        yield name, dashboards.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+    for name, filters in logs_of.items():
+        link = {"title": "Lines of the log", "url": _logs(filters), "targetBlank": True}
+        yield name, dashboards.DynamicConfigValue(id_val="links", value=[link])
 
 
 def _entry(alert: str) -> dashboard.DashboardLink:
     return _link(f"Runbook: {alert}", f"${{runbook}}#{alert.lower()}")
 
 
-def _logs(filters: str) -> dashboard.DashboardLink:
+def _logs(filters: str) -> str:
     """The lines of the log of what is shown, in Explore; `filters` is what is asked of their fields."""
     left = {
         "datasource": "${logs}",
@@ -309,7 +277,7 @@ def _logs(filters: str) -> dashboard.DashboardLink:
     }
     # Grafana's own variables must stay what they are; all else is quoted.
     url = quote(json.dumps(left, separators=(",", ":")), safe="${}:,_.")
-    return _link("Lines of the log", f"/explore?left={url}")
+    return f"/explore?left={url}"
 
 
 def _link(title: str, url: str) -> dashboard.DashboardLink:

@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import (
-    BAD,
-    CALM,
-    GOOD,
-    QUARTER,
-    RANGE,
-    THIRD,
-    WARN,
-    chosen,
-    increase,
-    lines,
-    number,
-    or_none,
-    page,
-    quantile,
-    rate,
-    rows,
-    total,
-)
+from deploy.grafana.colours import BAD, CALM, GOOD, WARN
+from deploy.grafana.panels import QUARTER, THIRD, lines, number, page, rows
+from deploy.grafana.queries import RANGE, chosen, increase, or_none, quantile, rate, total
 
 _EACH = "{{instance}}"
 

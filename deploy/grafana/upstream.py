@@ -6,25 +6,9 @@ from typing import Final
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from deploy.grafana.panels import (
-    BAD,
-    CALM,
-    GOOD,
-    OUTCOMES,
-    QUARTER,
-    THIRD,
-    WARN,
-    bars,
-    chosen,
-    lines,
-    mean,
-    number,
-    page,
-    quantile,
-    quantiles,
-    rate,
-    total,
-)
+from deploy.grafana.colours import BAD, CALM, GOOD, OUTCOMES, WARN
+from deploy.grafana.panels import QUARTER, THIRD, lines, number, page
+from deploy.grafana.queries import chosen, mean, quantile, quantiles, rate, total
 
 _DAY: Final = 86_400
 _DIALS: Final = 'operation="create"'
@@ -95,7 +79,7 @@ def upstream() -> Dashboard:
                         stacked=True,
                         colours=OUTCOMES,
                         runbook="DialGatewayOutcomesUnknown",
-                        logs='outcome="${__field.labels.outcome}"',
+                        logs='outcome="${__field.labels.outcome}" | attempts > 0',
                     ),
                     lines(
                         "Attempts by endpoint",
@@ -110,7 +94,7 @@ def upstream() -> Dashboard:
                         "percentunit",
                         [(f"({failed} or 0 * {all_}) / ({all_} > 0)", "{{endpoint}}")],
                         runbook="DialGatewayErrorBudgetBurnsFast",
-                        logs='outcome=~"not_sent|unknown"',
+                        logs='outcome=~"not_sent|unknown" | attempts > 0',
                     ),
                     lines(
                         "Answers by result code",
@@ -119,8 +103,11 @@ def upstream() -> Dashboard:
                         [(total("result_code", rate(attempts, own)), "{{result_code}}")],
                         bars=True,
                         stacked=True,
-                        colours={"0": GOOD},
-                        logs='result_code="${__field.labels.result_code}"',
+                        colours={"0": GOOD, "-": WARN},
+                        hue=CALM,
+                        logs='result_code="${__field.labels.result_code}" | attempts > 0',
+                        # A line without an answer has no result code; nor has one of a request that was never tried.
+                        logs_of={"-": 'result_code="" | attempts > 0'},
                     ),
                 ],
             ),
@@ -178,15 +165,14 @@ def upstream() -> Dashboard:
                         width=THIRD,
                         stacked=True,
                     ),
-                    bars(
+                    number(
                         "Time until certificates end",
                         "By role: NSLB's (`upstream`), ours to NSLB (`client`), ours to callers (`listener`).",
                         "s",
-                        (
-                            f"min by (role) ({chosen('gateway_certificate_expiry_timestamp_seconds')}) - time()",
-                            "{{role}}",
-                        ),
+                        f"min by (role) ({chosen('gateway_certificate_expiry_timestamp_seconds')}) - time()",
+                        each="{{role}}",
                         width=THIRD,
+                        decimals=0,
                         steps=((None, BAD), (2 * _DAY, WARN), (14 * _DAY, GOOD)),
                         runbook="DialGatewayCertificateNearExpiry",
                     ),

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gateway import problems
-from gateway.calls.asking import asked
 from gateway.calls.call import Call, Happening
+from gateway.calls.line_records import line_key
 from gateway.calls.lines import Lines
+from gateway.calls.polling import Interrupted, Polling
 from gateway.calls.registry import Calls, record_key
 from gateway.calls.turns import Turn
-from gateway.model import CallEvent, Operation
+from gateway.model import CallEvent
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Record, Telemetry
@@ -31,6 +32,9 @@ _FIRST_BACKOFF: Final = 0.5
 _MOST_BACKOFF: Final = 15.0
 _NEWS_SECONDS: Final = 2.0
 _TURN_MARGIN_SECONDS: Final = 15.0
+_LEAST_EVENT_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.05
+_MOST_LOOKS: Final = 20
 
 
 class Bell:
@@ -98,6 +102,19 @@ class Followings:
         if (following := self._open.get(call.id)) is not None:
             following.tell()
 
+    async def quiet(self, call: Call) -> None:
+        """A call is over: wait until nobody polls for it any more, here or elsewhere, at most a moment.
+
+        NSLB would tell of the next call on the line to a poll that is still open.
+        """
+        if (following := self._open.get(call.id)) is not None:
+            await following.quiet()
+        turn = Turn(self.vault, turn_key(call), 0.0)
+        for _ in range(_MOST_LOOKS):
+            if not await turn.taken():
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
     def forget(self, call: Call) -> None:
         """Nobody follows that call any more."""
         self._open.pop(call.id, None)
@@ -108,30 +125,41 @@ class Followings:
         await asyncio.gather(*(following.stop() for following in list(self._open.values())))
 
 
+def turn_key(call: Call) -> str:
+    """Where the store has whose turn it is to poll for a call."""
+    return f"poll:{call.id}"
+
+
 class Following:
     """One call that is followed.
 
-    `polls` counts the polls, `ended` those that ended without an event; `failure` is what the last of these failed
-    with, if it did; `superseded` says that NSLB tells nothing of this call any more; `polled` has the record of the
-    last poll.
+    `ended` counts the polls that ended without an event; `failure` is what the last of these failed with, if it did;
+    `superseded` says that NSLB tells nothing of this call any more.
     """
 
     def __init__(self, call: Call, account: Account, followings: Followings) -> None:
         self.call = call
         self.account = account
-        self.polls = 0
         self.ended = 0
         self.failure: Problem | NotSent | SentUnanswered | None = None
         self.superseded = False
-        self.polled: Record | None = None
         self._all = followings
         self._readers: set[Bell] = set()
         self._joined = asyncio.Event()
         self._heard = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self.polling = Polling(
+            call,
+            account,
+            followings.calls,
+            followings.lines,
+            followings.telemetry,
+            followings.record,
+            self._heard if followings.vault.store.shared else None,
+        )
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
-        self._turn = Turn(followings.vault, f"poll:{call.id}", seconds)
+        self._turn = Turn(followings.vault, turn_key(call), seconds)
 
     # --- readers
 
@@ -172,6 +200,12 @@ class Following:
             await asyncio.gather(poller, return_exceptions=True)
         self._all.forget(self.call)
 
+    async def quiet(self) -> None:
+        """The call is over: end a poll that is open."""
+        self.polling.interrupt()
+        if self._poller is not None:
+            await asyncio.wait({self._poller}, timeout=_LOOK_SECONDS * _MOST_LOOKS)
+
     def _end(self) -> None:
         self._linger = None
         if self._poller is not None:
@@ -181,9 +215,11 @@ class Following:
     # --- polling
 
     async def _run(self) -> None:
-        vault, key = self._all.vault, record_key(self.call.id)
-        vault.follow(key, self._heard.set)
-        vault.follow(self._turn.key, self._heard.set)
+        vault, lines, line = self._all.vault, self._all.lines, self.call.line
+        keys = record_key(self.call.id), line_key(line), self._turn.key
+        for key in keys:
+            vault.follow(key, self._heard.set)
+        lines.interrupts(line, self.polling.interrupt)
         try:
             await self._poll_on()
         except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
@@ -192,8 +228,9 @@ class Following:
             self.ended += 1
         finally:
             self._poller = None
-            vault.leave(key, self._heard.set)
-            vault.leave(self._turn.key, self._heard.set)
+            lines.interrupts_no_more(line, self.polling.interrupt)
+            for key in keys:
+                vault.leave(key, self._heard.set)
             self.tell()
             await self._turn.end()
 
@@ -204,6 +241,7 @@ class Following:
             # Those who have just been told may leave. A poll for nobody could take an event with it when it is ended.
             await asyncio.sleep(0)
             await self._joined.wait()
+            self._heard.clear()
             if not await self._turn.take():
                 await self._listen()
                 continue
@@ -211,7 +249,9 @@ class Following:
                 return
             began = loop.time()
             try:
-                event = await self._poll()
+                event = await self.polling.next(self._all.nslb)
+            except Interrupted:
+                continue
             except (Problem, NotSent, SentUnanswered) as failure:
                 if not isinstance(failure, SentUnanswered) or failure.problem is not problems.UPSTREAM_TIMEOUT:
                     self._over(failure)
@@ -220,55 +260,29 @@ class Following:
                     continue
                 event = None  # NSLB holds a poll for longer than we do
             backoff = _FIRST_BACKOFF
+            least = _LEAST_EVENT_SECONDS
             if event is not None:
                 await self._take(event)
-                continue
-            self._over(None)
-            # An endpoint that does not hold a poll must not be asked without end.
-            await asyncio.sleep(max(0.0, began + _LEAST_POLL_SECONDS - loop.time()))
-
-    async def _poll(self) -> CallEvent | None:
-        """The next event of the line, or `None` if the poll ended without one."""
-        record = self._all.record()
-        record.operation = Operation.EVENTS
-        record.account = self.account.name
-        self.polled = record
-        self.polls += 1
-        nslb = self._all.nslb
-        try:
-            verdict = await asked(self.account, lambda credential: nslb.events(credential, record))
-        except asyncio.CancelledError:
-            record.attempts.clear()  # we left, NSLB did not fail
-            raise
-        finally:
-            self._all.telemetry.polled(record)
-        if verdict.problem is not None:
-            raise Problem(
-                verdict.problem,
-                verdict.detail,
-                result_code=verdict.result_code,
-                result_description=verdict.description,
-            )
-        return verdict.event
+            else:
+                self._over(None)
+                least = _LEAST_POLL_SECONDS
+            # An endpoint that answers at once must not be asked without end.
+            if not self.call.over:
+                await asyncio.sleep(max(0.0, began + least - loop.time()))
 
     async def _take(self, event: CallEvent) -> None:
-        """Note an event for the call that it means: the current one of the line, which may be a newer one by now."""
-        current = await self._all.lines.current(self.call.line)
-        call: Call | None = self.call
-        if current is not None and current != self.call.id:
-            call = await self._all.calls.of_line(current)
-        if call is None:
+        """Note an event, if NSLB can have meant this call alone: none was made while the poll was open."""
+        if await self._replaced():
             return
-        noted = call
 
         def step(call: Call) -> Happening | None:
             happening = call.happened(event)
-            self._all.news(noted)
+            self._all.news(call)
             return happening
 
-        await self._all.calls.change(noted, step)
-        if noted.over:
-            await self._all.lines.free(noted.line, noted.id)
+        await self._all.calls.change(self.call, step)
+        if self.call.over:
+            await self._all.lines.free(self.call.line, self.call.id)
 
     async def _replaced(self) -> bool:
         current = await self._all.lines.current(self.call.line)
@@ -276,8 +290,7 @@ class Following:
         return self.superseded
 
     async def _listen(self) -> None:
-        """Another replica polls: wait for what it writes."""
-        self._heard.clear()
+        """Another replica polls: wait for what it writes, or has since we looked."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NEWS_SECONDS):
                 await self._heard.wait()

@@ -1,26 +1,26 @@
 """Which call an account has now: NSLB's events and releases name no call, they mean the current one of the token.
 
-Owns the line of each account, with the call that is on it, in the store where that is shared, so that replicas agree;
-and that an exclusive account has one call at a time. Refuses an exclusive account while the store can't say whether
-it is free.
+Owns the line of each account, in the store where that is shared, so that replicas agree; that an exclusive account has
+one call at a time; and that on no line a call is made while another is released. Refuses an exclusive account while the
+store can't say whether it is free.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from gateway import problems
+from gateway.calls.line import Line
+from gateway.calls.line_records import LineRecords, Step
 from gateway.problems import Problem
 from gateway.store import StoreUnavailable, Vault
 
-_KEEP_SECONDS: Final = 86_400.0
-_MOST_TRIES: Final = 8
+_LOOK_SECONDS: Final = 0.05
+_RELEASE_PATIENCE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,172 +32,249 @@ class Hold:
     before: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What is known of a line: its call, since when and until when that one has it alone, and the record's version.
+class Lines:
+    """The lines of all accounts. `wall` is in epoch seconds, about the same on all machines that share a store.
 
-    Times are in epoch seconds; `until` is 0 if it does not have it alone.
+    `limit` is by when it is known what became of a request to NSLB, in seconds from its beginning.
     """
 
-    call: str | None = None
-    since: float = 0.0
-    until: float = 0.0
-    version: int = 0
-
-
-class Lines:
-    """The lines of all accounts. `wall` is in epoch seconds, about the same on all machines that share a store."""
-
     def __init__(self, vault: Vault, wall: Callable[[], float] = time.time) -> None:
+        self.limit = 60.0
+        self.records = LineRecords(vault, wall)
         self._vault = vault
         self._wall = wall
         self._shared = vault.store.shared
-        self._known: dict[str, _Line] = {}
-        self._current: dict[str, str] = {}
+        self._current: dict[str, str] = {}  # of lines that only this process knows
         self._sending: dict[str, dict[str, asyncio.Event]] = {}  # calls that may be made by now
+        self._releasing: dict[str, asyncio.Event] = {}
+        self._polls: dict[str, list[Callable[[], None]]] = {}
         self._latest: dict[str, str] = {}  # what this process put on a line last, whether the store knows of it or not
-        self._owed: dict[tuple[str, str | None], tuple[str | None, float]] = {}  # the arguments of `_set`
+
+    # --- a call is made
 
     async def take(self, line: str, call: str, seconds: float) -> Hold | None:
         """Take an exclusive line for a call, for so many seconds at most; `None` if it has another one.
 
         Raises `Problem` if the store can't say.
         """
-        found = None
+        before = None
+
+        def step(found: Line) -> Line | None:
+            nonlocal before
+            before = found.call
+            return found.taken(call, self._wall(), seconds)
+
         try:
-            for _ in range(_MOST_TRIES):
-                found = await self._read(line)
-                now = self._wall()
-                if found.until > now:
-                    return None
-                if await self._write(line, _Line(call, now, now + seconds, found.version)):
-                    self._current.pop(line, None)  # it was not exclusive before a reload
-                    self._latest[line] = call
-                    return Hold(line, call, found.call)
+            taken = await self.records.change(line, step)
         except StoreUnavailable:
-            if found is not None:
-                self._owed[line, call] = found.call, 0.0  # it may have been written all the same
+            # It may have been written all the same.
+            self.records.owe(line, call, lambda found: found.given_back(call, before))
             raise Problem(
                 problems.STORE_UNAVAILABLE, "Whether the account is free can't be found out; nothing was sent."
             ) from None
-        return None
+        if taken is None:
+            return None
+        self._current.pop(line, None)  # it was not exclusive before a reload
+        self._latest[line] = call
+        self._interrupt(line)
+        return Hold(line, call, before)
 
     async def give_back(self, hold: Hold) -> None:
         """Free a line whose call was not accepted: the call before is the current one."""
-        await self._set(hold.line, hold.before, only=hold.call)
+        await self.records.see_to(hold.line, hold.call, lambda found: found.given_back(hold.call, hold.before))
 
-    def sending(self, line: str, call: str) -> None:
-        """A call is asked for on a line that others may use as well: from now on NSLB may mean it."""
+    async def ask(self, line: str, call: str, until: float) -> None:
+        """A call is about to be asked for on a line that others may use as well: from now on NSLB may mean it.
+
+        Waits for a release that is under way, at most `until` (in seconds of the event loop's clock). Raises `Problem`.
+        """
+        if line in self._releasing:
+            await self._until_released(line, until)
         self._sending.setdefault(line, {})[call] = asyncio.Event()
+        self._interrupt(line)
+        if self._shared and self._vault.available:
+            try:
+                await self._mark(line, call, until)
+            except StoreUnavailable:
+                return  # settling it takes the mark away, if it is there
+            except BaseException:
+                self.records.owe(line, call, lambda found: found.settled(call))
+                self._sent(line, call)
+                raise
 
-    def sent(self, line: str, call: str) -> None:
-        """It is known what became of that call, and the line has it if it may have been made."""
-        calls = self._sending[line]
-        calls.pop(call).set()
-        if not calls:
-            del self._sending[line]
+    def settled(self, line: str, call: str, *, made: bool) -> Coroutine[Any, Any, None] | None:
+        """It is known what became of a call that was asked for: it may have been `made`, or it was not.
 
-    def contested(self, line: str) -> bool:
-        """Whether a call is asked for, here, on a line that others use as well."""
-        return line in self._sending
-
-    def note(self, line: str, call: str) -> bool:
-        """Like `occupy`, if nobody else has to know of it; whether that is so."""
+        What is to be done if others must know of that; until then nothing is done to the line here.
+        """
         if self._shared:
-            return False
-        self._current[line] = call
-        return True
+            return self._settle(line, call, made=made)
+        if made:
+            self._current[line] = call
+        self._sent(line, call)
+        return None
 
-    async def occupy(self, line: str, call: str) -> None:
-        """A call was accepted on a line that others may use as well: it is the current one."""
-        self._latest[line] = call
-        wanted = _Line(call, self._wall(), 0.0, self._known.get(line, _Line()).version)
-        if not self._vault.available:
-            self._owe(line, wanted)
-            return
+    # --- a call is released
+
+    async def begin_release(self, line: str, call: str, until: float) -> None:
+        """A call is about to be released: until `end_release` none is made on its line, for `limit` seconds at most.
+
+        Waits until it is known what became of calls that are being made, at most `until` (in seconds of the event
+        loop's clock). Raises `Problem`, also if another call has taken that one's place.
+        """
+        loop = asyncio.get_running_loop()
         try:
-            # Mostly nobody else has written since.
-            if not await self._write(line, wanted):
-                await self._set(line, call, since=wanted.since)
-        except StoreUnavailable:
-            self._owe(line, wanted)
+            async with asyncio.timeout_at(min(until, loop.time() + _RELEASE_PATIENCE_SECONDS)):
+                while (other := self._releasing.get(line)) is not None:
+                    await other.wait()
+                self._releasing[line] = asyncio.Event()
+                try:
+                    await self._begin_release(line, call)
+                except BaseException as exc:
+                    if not isinstance(exc, Problem) and line not in self._current:
+                        self.records.owe(line, "release", _release_over(call, ended=False))  # it may have been written
+                    self._let_go(line)
+                    raise
+        except TimeoutError:
+            raise Problem(
+                problems.ACCOUNT_BUSY,
+                "What became of another call that is being made on this account isn't known yet; nothing was sent.",
+            ) from None
+
+    async def end_release(self, line: str, call: str, *, ended: bool) -> None:
+        """The release of a call is over, and, if it has `ended`, so is the call: an exclusive account is free."""
+        try:
+            if line not in self._current:
+                await self.records.see_to(line, "release", _release_over(call, ended=ended))
+        finally:
+            self._let_go(line)
 
     async def free(self, line: str, call: str) -> None:
-        """A call is over; it stays the current one until there is another."""
-        if self._current.get(line) != call:
-            await self._set(line, call, only=call)
+        """A call is over; it stays the current one until there is another. Whoever is releasing it frees its line."""
+        if line not in self._releasing and line not in self._current:
+            await self.records.see_to(line, "free", lambda found: found.freed(call, self._wall()))
+
+    # --- whose events they are
 
     async def current(self, line: str) -> str | None:
         """The call that NSLB means by what it says of this line, as far as anybody knows.
 
         Waits until it is known what became of those that are asked for now.
         """
-        for settled in list(self._sending.get(line, {}).values()):
-            await settled.wait()
-        if (call := self._current.get(line)) is not None:
-            return call
+        while True:
+            for settled in list(self._sending.get(line, {}).values()):
+                await settled.wait()
+            if (call := self._current.get(line)) is not None:
+                return call
+            try:
+                found = await self.records.read(line)
+            except StoreUnavailable:
+                return self.records.last(line).call
+            if not found.making:
+                return found.call
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def contested(self, line: str, call: str) -> bool:
+        """Whether NSLB may mean another call by now than that one, as far as can be known without waiting."""
         try:
-            found = await self._read(line)
+            found = await self.records.read(line)
         except StoreUnavailable:
-            found = self._known.get(line, _Line())
-        return found.call
+            return False
+        return bool(found.making) or found.superseded(call)
 
-    @property
-    def behind(self) -> bool:
-        """Whether there is something that the store could not take."""
-        return bool(self._owed)
+    def interrupts(self, line: str, told: Callable[[], None]) -> None:
+        """Have `told` called when a call is about to be made: NSLB would tell of it to a poll of the call before."""
+        self._polls.setdefault(line, []).append(told)
 
-    async def settle(self) -> None:
-        """Write what could not be written when it was time to."""
-        for (line, only), (call, since) in list(self._owed.items()):
-            del self._owed[line, only]
-            await self._set(line, call, only, since=since, late=True)
-            if (line, only) in self._owed:
-                return
+    def interrupts_no_more(self, line: str, told: Callable[[], None]) -> None:
+        """No more of that."""
+        others = self._polls[line]
+        others.remove(told)
+        if not others:
+            del self._polls[line]
 
     # --- inside
 
-    async def _set(
-        self, line: str, call: str | None, only: str | None = None, *, since: float = 0.0, late: bool = False
-    ) -> None:
-        """Have a line be of a call, and of nobody alone; only if it is of the call `only`, if that is given.
-
-        Without `only`, a call does not take the place of one after it: of this process, or, if this comes late, of any.
-        """
+    async def _until_released(self, line: str, until: float) -> None:
         try:
-            for _ in range(_MOST_TRIES):
-                found = await self._read(line)
-                if only is not None:
-                    if found.call != only or not found.until:
-                        return
-                elif self._latest.get(line) != call or (late and found.since > since):
+            async with asyncio.timeout_at(None if until == float("inf") else until):
+                while (release := self._releasing.get(line)) is not None:
+                    await release.wait()
+        except TimeoutError:
+            raise _busy() from None
+
+    async def _mark(self, line: str, call: str, until: float) -> None:
+        """Have other replicas know that a call is asked for; mostly nobody else has written since we looked."""
+        loop = asyncio.get_running_loop()
+        while True:
+            waiting = False
+
+            def step(found: Line) -> Line | None:
+                nonlocal waiting
+                now = self._wall()
+                waiting = found.released(now)
+                return None if waiting else found.asked(call, now + self.limit)
+
+            await self.records.change(line, step, known=True)
+            if not waiting:
+                return
+            if loop.time() >= until:
+                raise _busy()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _settle(self, line: str, call: str, *, made: bool) -> None:
+        since = self._wall()
+        try:
+            if made:
+                self._latest[line] = call
+
+                def late(found: Line) -> Line | None:
+                    # It does not take the place of one after it.
+                    after = self._latest.get(line) != call or found.since > since
+                    return found.settled(call) if after else found.made(call, since)
+
+                await self.records.see_to(line, "made", lambda found: found.made(call, since), late, known=True)
+            else:
+                await self.records.see_to(line, call, lambda found: found.settled(call), known=True)
+        finally:
+            # Until it is written, what the store says of the line is of the call before.
+            self._sent(line, call)
+
+    async def _begin_release(self, line: str, call: str) -> None:
+        def step(found: Line) -> Line | None:
+            now = self._wall()
+            return None if found.superseded(call) else found.releasing_of(call, now, now + self.limit)
+
+        while True:
+            current = await self.current(line)
+            if current is not None and current != call:
+                raise Problem(problems.CALL_SUPERSEDED, "A later call on the same account has taken this one's place.")
+            if line in self._current:
+                return
+            try:
+                if await self.records.change(line, step) is not None:
                     return
-                if await self._write(line, _Line(call, max(since, found.since), 0.0, found.version)):
-                    return
-        except StoreUnavailable:
-            self._owed[line, only] = call, since
+            except StoreUnavailable:
+                return  # what this process knows has to do
+            await asyncio.sleep(_LOOK_SECONDS)
 
-    def _owe(self, line: str, wanted: _Line) -> None:
-        self._known[line] = wanted
-        self._owed[line, None] = wanted.call, wanted.since
+    def _let_go(self, line: str) -> None:
+        self._releasing.pop(line).set()
 
-    async def _read(self, line: str) -> _Line:
-        kept = await self._vault.record(_key(line))
-        found = _Line()
-        if kept is not None:
-            content: dict[str, Any] = orjson.loads(kept.content) if kept.content is not None else {}
-            found = _Line(content.get("call"), content.get("since", 0.0), content.get("until", 0.0), kept.version)
-        self._known[line] = found
-        return found
+    def _sent(self, line: str, call: str) -> None:
+        calls = self._sending[line]
+        calls.pop(call).set()
+        if not calls:
+            del self._sending[line]
 
-    async def _write(self, line: str, wanted: _Line) -> bool:
-        content = orjson.dumps({"call": wanted.call, "since": wanted.since, "until": wanted.until})
-        seconds = max(_KEEP_SECONDS, wanted.until - self._wall())
-        version = await self._vault.write(_key(line), content, after=wanted.version, seconds=seconds)
-        if version:
-            self._known[line] = replace(wanted, version=version)
-        return version > 0
+    def _interrupt(self, line: str) -> None:
+        for told in self._polls.get(line, ()):
+            told()
 
 
-def _key(line: str) -> str:
-    return f"line:{line}"
+def _release_over(call: str, *, ended: bool) -> Step:
+    return lambda found: found.release_over(call, ended=ended)
+
+
+def _busy() -> Problem:
+    return Problem(problems.ACCOUNT_BUSY, "A call on this account is being released; nothing was sent.")

@@ -104,10 +104,10 @@ class Desk:
         account = seat.account
         record.account = account.name
         call = Call(call_id, principal.service, account.name, account.line, medium)
-        occupying = None
+        settling = None
         made = True
         if hold is None:
-            self.lines.sending(call.line, call_id)
+            await self.lines.ask(call.line, call_id, until)
         try:
             nslb = self.nslb
             verdict = await asked(account, lambda credential: nslb.create(medium, credential, record, until), until)
@@ -126,31 +126,17 @@ class Desk:
                 await self.lines.give_back(hold)
             raise
         finally:
-            if hold is None:
-                occupying = self._settle_line(call, made=made)
+            if hold is None and (work := self.lines.settled(call.line, call_id, made=made)) is not None:
+                settling = self._tell(work)
         record.outcome = Outcome.ACCEPTED
         call.result_code, call.description = verdict.result_code, verdict.description
         if self.calls.opened(call):
-            await self._tell_others(call, occupying, until)
+            await self._tell_others(call, settling, until)
         return call
 
-    def _settle_line(self, call: Call, *, made: bool) -> asyncio.Task[None] | None:
-        """The call is what NSLB means by its line from now on, if it may have been made; a task if others must know."""
-        if not made or self.lines.note(call.line, call.id):
-            self.lines.sent(call.line, call.id)
-            return None
-        return self._tell(self._occupy(call))
-
-    async def _occupy(self, call: Call) -> None:
-        try:
-            await self.lines.occupy(call.line, call.id)
-        finally:
-            # Until it is written, what the store says of the line is of the call before.
-            self.lines.sent(call.line, call.id)
-
-    async def _tell_others(self, call: Call, occupying: asyncio.Task[None] | None, until: float) -> None:
+    async def _tell_others(self, call: Call, settling: asyncio.Task[None] | None, until: float) -> None:
         """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
-        telling = self._tell(self._told(call, occupying))
+        telling = self._tell(self._told(call, settling))
         loop = asyncio.get_running_loop()
         await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
 
@@ -160,9 +146,9 @@ class Desk:
         telling.add_done_callback(self._telling.discard)
         return telling
 
-    async def _told(self, call: Call, occupying: asyncio.Task[None] | None) -> None:
-        if occupying is not None:
-            await occupying
+    async def _told(self, call: Call, settling: asyncio.Task[None] | None) -> None:
+        if settling is not None:
+            await settling
         await self.calls.save(call)
 
     async def _free(self, seats: Iterable[Seat], call_id: str) -> tuple[Seat, Hold | None]:

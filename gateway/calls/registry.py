@@ -77,13 +77,6 @@ class Calls:
         """No more of that."""
         self._pinned.pop(call.id, None)
 
-    async def of_line(self, identifier: str) -> Call | None:
-        """A call that NSLB has told of, whosever it is."""
-        try:
-            return await self._find(identifier)
-        except Problem:
-            return None
-
     async def refresh(self, call: Call) -> None:
         """Take what other replicas have learnt of a call meanwhile."""
         if self._shared:

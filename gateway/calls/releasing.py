@@ -60,10 +60,23 @@ class Releases:
         await self._followings.calls.refresh(call)
 
     async def _release(self, call: Call, account: Account, nslb: Nslb, record: Record, until: float) -> None:
-        lines, calls = self._followings.lines, self._followings.calls
-        current = await lines.current(call.line)
-        if (current is not None and current != call.id) or lines.contested(call.line):
-            raise Problem(problems.CALL_SUPERSEDED, "A later call on the same account has taken this one's place.")
+        """Have NSLB end the call on the line. No other is made there from before the request until after its answer."""
+        followings = self._followings
+        lines = followings.lines
+        await lines.begin_release(call.line, call.id, until)
+        try:
+            # What is sent after this may be answered after others make calls again.
+            last = asyncio.get_running_loop().time() + lines.limit / 2
+            await followings.calls.refresh(call)
+            if not call.over:
+                await self._drop(call, account, nslb, record, min(until, last))
+        finally:
+            await followings.calls.refresh(call)
+            if call.over:
+                await followings.quiet(call)
+            await lines.end_release(call.line, call.id, ended=call.over)
+
+    async def _drop(self, call: Call, account: Account, nslb: Nslb, record: Record, until: float) -> None:
         verdict = await asked(account, lambda credential: nslb.drop(credential, record, until), until)
         record.result_code = verdict.result_code
         if call.over:
@@ -79,9 +92,8 @@ class Releases:
                 result_description=verdict.description,
             )
         end = CallEvent(CallStatus.ENDED, None, verdict.description, {})
-        await calls.change(call, lambda known: known.happened(end))
+        await self._followings.calls.change(call, lambda known: known.happened(end))
         self._followings.news(call)
-        await lines.free(call.line, call.id)
 
     async def _has_ended(self, call: Call, account: Account) -> bool:
         """Let NSLB tell, in a moment, whether the call has ended."""

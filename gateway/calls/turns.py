@@ -5,7 +5,7 @@ Owns those turns in the store. Refuses to wait for a replica that is no more: th
 
 from __future__ import annotations
 
-from gateway.store import StoreUnavailable, Vault
+from gateway.store import Kept, StoreUnavailable, Vault
 
 
 class Turn:
@@ -28,14 +28,23 @@ class Turn:
             if self._version:
                 return True
             kept = await vault.record(self.key)
-            version = kept.version if kept is not None else 0
-            other = kept.content if kept is not None else None
-            if other is not None and other != owner and await vault.alive(other.decode("ascii", "replace")):
+            if kept is not None and await self._others(kept):
                 return False
+            version = kept.version if kept is not None else 0
             self._version = await vault.write(self.key, owner, after=version, seconds=self._seconds)
         except StoreUnavailable:
             return True
         return self._version > 0
+
+    async def taken(self) -> bool:
+        """Whether another replica has it."""
+        if not self._vault.store.shared:
+            return False
+        try:
+            kept = await self._vault.record(self.key)
+            return kept is not None and await self._others(kept)
+        except StoreUnavailable:
+            return False
 
     async def end(self) -> None:
         """Somebody else may do it now."""
@@ -45,3 +54,10 @@ class Turn:
                 await self._vault.erase(self.key, after=version)
             except StoreUnavailable:
                 return
+
+    async def _others(self, kept: Kept) -> bool:
+        """Whether what is kept says that a replica has it that is not this one, and lives."""
+        owner = kept.content
+        if owner is None or owner == self._vault.owner.encode():
+            return False
+        return await self._vault.alive(owner.decode("ascii", "replace"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Final, Self
@@ -24,6 +25,8 @@ from gateway.client.answers import MOST_SECONDS, Answer
 _MOST_BODY: Final = 64 * 1024
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# What the gateway takes as a `Request-Timeout`.
+_MOST_TOLD: Final = 999_999_999
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _UNTRUSTED: Final = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 
@@ -49,11 +52,33 @@ class Request:
     reading: bool = False
 
 
-@dataclass(slots=True)
-class _Phase:
-    """How far a request got. From the moment it has a connection it counts as sent."""
+class _Attempt:
+    """How far a request got. From the moment it has a connection it counts as sent.
 
-    connected: bool = False
+    Only then does it get its `Request-Timeout`, of what is `left`: the gateway counts from when it has the request,
+    and must not send what we have given up long ago because a connection took its time.
+    """
+
+    def __init__(self, left: Callable[[], float] | None = None) -> None:
+        self.connected = False
+        self._left = left
+        self._fields: MutableMapping[str, str] = {}
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Keep `aiohttp` from sending a request again by itself, as it does with `DELETE` when a connection is lost."""
+        self._fields = request.headers
+        try:
+            return await handler(request)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+            raise _failure(exc, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from None
+
+    def connect(self) -> None:
+        """It has a connection, and is about to be sent."""
+        self.connected = True
+        if self._left is not None:
+            self._fields["Request-Timeout"] = request_timeout(self._left())
 
 
 class Address:
@@ -81,10 +106,17 @@ class Address:
 class Line:
     """Connections to one gateway, kept for the next request."""
 
-    def __init__(self, address: Address, credential: Callable[[], str], tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        credential: Callable[[], str],
+        tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
+    ) -> None:
         self._address = address
         self._credential = credential
         self._tls = tls
+        self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
@@ -101,7 +133,6 @@ class Line:
             auto_decompress=False,
             timeout=_NO_TIMEOUT,
             trace_configs=[phases],
-            middlewares=(_sent_once,),
         )
 
     async def close(self) -> None:
@@ -111,20 +142,21 @@ class Line:
             self._session = None
 
     async def answer(self, request: Request, seconds: float) -> Answer:
-        """The whole answer to a request. Raises `NoAnswer`."""
-        phase, authorization = _Phase(), self._authorization()
-        with _failures(phase):
+        """The whole answer to a request, which is told how long it is waited for. Raises `NoAnswer`."""
+        until = self._clock() + seconds
+        attempt, authorization = _Attempt(lambda: until - self._clock()), self._authorization()
+        with _failures(attempt):
             async with asyncio.timeout(seconds):
-                response = await self._send(request, authorization, phase)
+                response = await self._send(request, authorization, attempt)
                 with contextlib.closing(response):
                     return await _whole(response)
 
     async def stream(self, request: Request, seconds: float) -> Stream:
         """An answer that comes bit by bit; to be closed. `seconds` are for its head. Raises `NoAnswer`."""
-        phase, authorization = _Phase(), self._authorization()
-        with _failures(phase):
+        attempt, authorization = _Attempt(), self._authorization()
+        with _failures(attempt):
             async with asyncio.timeout(seconds):
-                return Stream(await self._send(request, authorization, phase))
+                return Stream(await self._send(request, authorization, attempt))
 
     def _connector(self) -> aiohttp.BaseConnector:
         # No limit: each call that is followed holds a connection, and must not keep a dial waiting.
@@ -132,7 +164,7 @@ class Line:
             return aiohttp.UnixConnector(self._address.socket, limit=0)
         return aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0)
 
-    async def _send(self, request: Request, authorization: str, phase: _Phase) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, authorization: str, attempt: _Attempt) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the client is not open: use it in `async with`")
         return await self._session.request(
@@ -146,7 +178,8 @@ class Line:
                 "Authorization": authorization,
             },
             allow_redirects=False,
-            trace_request_ctx=phase,
+            trace_request_ctx=attempt,
+            middlewares=(attempt,),
         )
 
     def _authorization(self) -> str:
@@ -173,40 +206,31 @@ class Stream:
 
     async def piece(self, seconds: float) -> bytes:
         """What came next; empty at the end. Raises `NoAnswer`, also when nothing comes for that long."""
-        with _failures(_Phase(connected=True)):
+        with _failures():
             async with asyncio.timeout(seconds):
                 return await self._response.content.readany()
 
     async def answer(self, seconds: float) -> Answer:
         """All of it, as an answer. Raises `NoAnswer`."""
-        with _failures(_Phase(connected=True)):
+        with _failures():
             async with asyncio.timeout(seconds):
                 return await _whole(self._response)
 
 
 async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _parameters: object) -> None:
-    phase = context.trace_request_ctx
-    if isinstance(phase, _Phase):
-        phase.connected = True
-
-
-async def _sent_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep `aiohttp` from sending a request again by itself, as it does with `DELETE` when a connection is lost."""
-    try:
-        return await handler(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        raise _failure(exc, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from None
+    if isinstance(attempt := context.trace_request_ctx, _Attempt):
+        attempt.connect()
 
 
 @contextlib.contextmanager
-def _failures(phase: _Phase) -> Iterator[None]:
-    """Turn whatever ends an attempt into `NoAnswer`."""
+def _failures(attempt: _Attempt | None = None) -> Iterator[None]:
+    """Turn whatever ends an attempt into `NoAnswer`; without one it has a connection already."""
     try:
         yield
     except NoAnswer:
         raise
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-        raise _failure(exc, sent=phase.connected) from None
+        raise _failure(exc, sent=attempt is None or attempt.connected) from None
 
 
 def _failure(exc: Exception, *, sent: bool) -> NoAnswer:
@@ -232,6 +256,12 @@ async def _whole(response: aiohttp.ClientResponse) -> Answer:
         else None,
         replayed=response.headers.get("Idempotency-Replayed", "").lower() == "true",
     )
+
+
+def request_timeout(seconds: float) -> str:
+    """A time as the gateway takes it: never longer than it is, but never nothing."""
+    milliseconds = max(1, math.floor(min(seconds, _MOST_TOLD) * 1000))
+    return f"{milliseconds // 1000}.{milliseconds % 1000:03d}"
 
 
 def _media_type(response: aiohttp.ClientResponse) -> str:

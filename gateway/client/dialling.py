@@ -15,7 +15,6 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlencode
@@ -24,7 +23,7 @@ from gateway.client import answers, judgement
 from gateway.client.answers import CALL_ID, ENDED, Answer, Call, Event, Support, Unreadable
 from gateway.client.connection import Address, Line, NoAnswer, Request, Stream
 from gateway.client.following import Place
-from gateway.client.judgement import Doubt, Failure
+from gateway.client.judgement import Failure, Known
 
 Told = TypeVar("Told")
 
@@ -38,11 +37,12 @@ class DialClient:
     """One gateway, as one service sees it. Open it with `async with`; one for the whole process is enough.
 
     `key` is the credential, or is called for it before each attempt. `attempts` and `timeout` (seconds) bound each
-    request with all of its repetitions, and `answer_timeout` one attempt. A stream of events that is silent for
-    `silence_timeout` is taken for lost: the gateway's heartbeats are 15 seconds apart. With `lasting_store` a dial
-    whose answer was lost is sent again under its key: only if the gateway's store outlives it (SQLite, Redis), because
-    with `memory:` one that was started anew knows nothing of the first. `tls` is what to verify an `https` gateway
-    with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
+    request with all of its repetitions, and `answer_timeout` one attempt; what the gateway can't send within these, it
+    doesn't send at all. A stream of events that is silent for `silence_timeout` is taken for lost: the gateway's
+    heartbeats are 15 seconds apart. With `lasting_store` a dial that may have been made already (its answer was lost,
+    or one with its key is under way) is sent again under that key: only if the gateway's store outlives it (SQLite,
+    Redis), because with `memory:` one that was started anew knows nothing of the first. `tls` is what to verify an
+    `https` gateway with, if not the system's authorities. `clock`, `sleep` and `random` are there for tests.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, and has a default
@@ -63,7 +63,7 @@ class DialClient:
         if attempts < 1:
             raise ValueError("there must be one attempt")
         self._address = Address(base_url)
-        self._line = Line(self._address, key if callable(key) else lambda: key, tls)
+        self._line = Line(self._address, key if callable(key) else lambda: key, tls, clock)
         self._attempts = attempts
         self._timeout = _positive(timeout)
         self._answer_timeout = _positive(answer_timeout)
@@ -93,7 +93,9 @@ class DialClient:
     ) -> Call:
         """Make a call. Raises `DialError`.
 
-        All repetitions have the same `Idempotency-Key`: yours, or one that nobody can guess.
+        All repetitions have the same `Idempotency-Key`: yours, or one that nobody can guess. Whoever may cancel this
+        (a timeout of its own does) has to give one: otherwise nobody knows under which key a call may have been made.
+        What an earlier `dial` under your key left unknown is unknown to this one: see `OutcomeUnknown`.
         """
         if idempotency_key is None:
             idempotency_key = secrets.token_urlsafe(24)
@@ -176,29 +178,26 @@ class DialClient:
     ) -> Told:
         """What the gateway tells, after as many attempts as are needed and allowed. Raises `DialError`."""
         deadline = self._clock() + (self._timeout if timeout is None else _positive(timeout))
-        doubt = Doubt(key)
+        known = Known(key, lasting_store=self._lasting_store)
         attempts = failures = 0
         while True:
             tried = await self._once(request, read, deadline - self._clock())
             if not isinstance(tried, Failure):
                 return tried
-            doubt.note(tried)
+            known = known.after(tried)
             failures += 1
             attempts += tried.counts
             wait = self._wait(failures, tried.problem.retry_after or 0.0)
-            # Whether a key is still known after a crash is the store's to say.
-            repeat = tried.repeat and (key is None or self._lasting_store or not tried.vanished)
-            if not repeat or attempts >= self._attempts or self._clock() + wait >= deadline:
-                raise doubt.error(tried)
+            if not known.may_repeat(tried) or attempts >= self._attempts or self._clock() + wait >= deadline:
+                raise known.error(tried)
             await self._sleep(wait)
             if self._clock() >= deadline:
-                raise doubt.error(tried)
+                raise known.error(tried)
 
     async def _once(self, request: Request, read: Callable[[Answer], Told], left: float) -> Told | Failure:
         """One attempt, with that many seconds left for all."""
-        fields = {**request.fields, "Request-Timeout": f"{max(left, 0.001):.3f}"}
         try:
-            answer = await self._line.answer(replace(request, fields=fields), min(left, self._answer_timeout))
+            answer = await self._line.answer(request, min(left, self._answer_timeout))
         except NoAnswer as exc:
             return _unanswered(exc, reading=request.reading)
         if answer.status not in _DONE:

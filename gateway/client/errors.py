@@ -58,7 +58,7 @@ class NotDone(DialError):  # noqa: N818 - named for what became of the request
     """Nothing came of it. Trying again is safe.
 
     With an `idempotency_key` of your own this speaks of this `dial` alone: what an earlier one under that key left
-    unknown is still unknown.
+    unknown is still unknown, and trying again is no safer than it was before.
     """
 
 
@@ -69,9 +69,15 @@ class Rejected(DialError):  # noqa: N818 - named for what became of the request
 class OutcomeUnknown(DialError):  # noqa: N818 - named for what became of the request
     """It may have been done. Never dial again under another key: a phone might ring twice.
 
-    `dial` with `idempotency_key` set to this error's asks what became of it, and is safe. So is `release`, always.
+    `dial` with `idempotency_key` set to this error's asks what became of it: only if the gateway's store lasts (SQLite,
+    Redis), and within the day that it keeps keys. One with `memory:` that was started anew knows nothing of the key,
+    and makes another call. `release` may be repeated, always.
     """
 
 
 class Refused(DialError):  # noqa: N818 - named for what became of the request
-    """The gateway refuses it, and will again. The request, the credential or the address has to change."""
+    """The gateway refuses it, and will again. The request, the credential or the address has to change.
+
+    With the code `call-superseded` none of these helps: a later call of the same account has taken this one's place,
+    which can be neither followed nor released any more.
+    """

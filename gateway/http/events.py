@@ -36,6 +36,8 @@ async def events(exchange: Exchange) -> Answer:
     no_query(exchange)
     after = fields.last_event_id(exchange.request.headers)
     call = await exchange.runtime.calls.find(exchange.identifier, exchange.principal.service)
+    if after is not None:
+        after = min(after, call.last)  # a reader that claims to be further would miss the end
     record = exchange.record
     record.account, record.media = call.account, call.medium
     record.outcome = Outcome.ACCEPTED
@@ -103,13 +105,13 @@ def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]
         timer = asyncio.get_running_loop().call_at(exchange.until, bell.ring_for_time)
     try:
         with runtime.followings.follow(call, account, bell) as following:
-            polls = following.polls
+            polls = following.polling.count
             try:
                 yield following, bell
             finally:
-                if (polled := following.polled) is not None:
+                if (polled := following.polling.record) is not None:
                     record.sent = True
-                    record.polls = following.polls - polls
+                    record.polls = following.polling.count - polls
                     record.server_address, record.server_port = polled.server_address, polled.server_port
     finally:
         exchange.connection.watch(None)

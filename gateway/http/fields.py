@@ -28,7 +28,8 @@ _RANDOM: Final = 2
 _REQUEST_ID_BYTES: Final = 16
 _TRACE_BYTES: Final = 24
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_SECONDS: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,6})?")
+# Longer than anything here lasts is no shorter than our own limits, and nobody's mistake.
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -81,7 +82,9 @@ def request_timeout(headers: CIMultiDictProxy[str]) -> float | None:
     if text is None:
         return None
     if not _SECONDS.fullmatch(text) or not float(text):
-        _refuse("The Request-Timeout field must be a positive number of seconds.")
+        _refuse(
+            "The Request-Timeout field must be a positive number of seconds: 1 to 9 digits, and up to 6 after a point."
+        )
     return float(text)
 
 
@@ -91,7 +94,7 @@ def last_event_id(headers: CIMultiDictProxy[str]) -> int | None:
     if text is None:
         return None
     if not _NUMBER.fullmatch(text):
-        _refuse("The Last-Event-ID field must be the number of an event.")
+        _refuse("The Last-Event-ID field must be the number of an event: 1 to 9 digits.")
     return int(text)
 
 

@@ -16,7 +16,7 @@ from gateway.openapi import failures, operations, schemas
 
 _DESCRIPTION: Final = """Places click-to-dial calls through the contact centre's load balancer (NSLB), and says what became of them.
 
-Every answer has an **outcome**, by which to decide whether to send a request again: `accepted` (it was done), `not_sent` and `rejected` (a retry is safe), `unknown` (**a retry may ring twice**). No answer at all is `unknown` as well. A create with an `Idempotency-Key` can be sent again under the same key after any of them.
+Every answer has an **outcome**, by which to decide whether to send a request again: `accepted` (it was done), `not_sent` and `rejected` (a retry is safe), `unknown` (**a retry may ring twice**). No answer at all is `unknown` as well. A create with an `Idempotency-Key` can be sent again under the same key after any of them, if the gateway's store lasts (SQLite, Redis): with `memory:` a restart forgets the keys.
 
 Paths are matched as they are written. Unknown members, and a query where there is none, are refused. Every error is `application/problem+json` (RFC 9457)."""  # noqa: E501 - a line is a paragraph
 

@@ -50,7 +50,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("idempotency-in-progress", "not_sent"): (
         "the first request with this key is still running",
-        "send it again after `Retry-After`, with the same key",
+        "send it again after `Retry-After`, with the same key, if the store lasts",
     ),
     ("call-superseded", "not_sent"): (
         "a later call on the same account took this one's place: NSLB tells of it and releases it no more",
@@ -113,7 +113,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
         "send it again after `Retry-After`; if that goes on, tell the operators",
     ),
     ("account-busy", "not_sent"): (
-        "each account that could be used is exclusive and has a call",
+        "each account that could be used has a call that keeps it, or one that is being made or released",
         "send it again after `Retry-After`",
     ),
     ("store-unavailable", "not_sent"): (
@@ -137,7 +137,7 @@ EXPLANATIONS: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("upstream-timeout", "unknown"): (
         "no answer in time",
-        "don't send it again, but with the same `Idempotency-Key` to learn what became of it",
+        "don't send it again, but (if the store lasts) with the same `Idempotency-Key` to learn what became of it",
     ),
     ("outcome-unknown", "unknown"): (
         "the first request with this key was cut off, and may have made a call",

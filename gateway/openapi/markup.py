@@ -54,12 +54,14 @@ def paragraphs(text: str) -> Html:
 
 
 def table(heading: tuple[str, ...], rows: Sequence[Sequence[str]]) -> Html:
-    """A table that can be moved sideways where there is no room for it."""
+    """A table whose cells know their column's title, to be shown beside them where a row has no room."""
     head = element("tr", *(element("th", title, scope="col") for title in heading))
-    body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
+    body = (
+        element("tr", *(element("td", cell, data_title=title) for title, cell in zip(heading, row, strict=True)))
+        for row in rows
+    )
     return element(
         "div",
         element("table", element("thead", head), element("tbody", *body)),
         class_="table",
-        tabindex="0",
     )

@@ -62,6 +62,7 @@ ENDS: Final[dict[tuple[str, str], tuple[ProblemType, ...]]] = {
         *_EVERY,
         *_OF_NSLB,
         *_OF_A_CALL,
+        problems.ACCOUNT_BUSY,
         problems.CALL_SUPERSEDED,
         problems.UPSTREAM_TIMEOUT,
     ),

@@ -35,7 +35,7 @@ def name_of(part: Json) -> str:
 
 def code_block(text: str) -> Html:
     """Some lines as they are."""
-    return element("pre", element("code", text), tabindex="0")
+    return element("pre", element("code", text))
 
 
 def example_of(value: object) -> str:

@@ -216,22 +216,25 @@ PARAMETERS: Final[dict[str, Json]] = {
         "in": "header",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "description": "One for each call that is wanted: at most one call is made for a key, whatever fails, crashes "
-        "or is repeated. It belongs to the service, and is kept for a day. An operator may make it mandatory.",
+        "or is repeated, if the gateway's store lasts (with `memory:` a restart forgets the keys). It belongs to the "
+        "service, and is kept for a day. An operator may make it mandatory.",
         "example": "order-17",
     },
     "request-timeout": {
         "name": "Request-Timeout",
         "in": "header",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,5}(\\.[0-9]{1,6})?$", "not": {"pattern": "^[0.]*$"}},
-        "description": "For how many seconds the answer is waited for. What can't be sent by then is not sent; what "
-        "was sent is awaited all the same, for the log and the key.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,9}(\\.[0-9]{1,6})?$", "not": {"pattern": "^[0.]*$"}},
+        "description": "For how many seconds the answer is waited for: more than 0, with up to 9 digits before a point "
+        "and up to 6 behind it. It can only shorten the gateway's own limits. What can't be sent by then is not sent; "
+        "what was sent is awaited all the same, for the log and the key.",
         "example": "5",
     },
     "last-event-id": {
         "name": "Last-Event-ID",
         "in": "header",
         "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-        "description": "The number of the last event that is known: the answer begins behind it. A stream without it "
+        "description": "The number of the last event that is known, of up to 9 digits: the answer begins behind it. A "
+        "stream without it "
         "begins with the first event; polls without it go from one event to the next.",
         "example": 1,
     },

@@ -202,10 +202,9 @@ class SqliteStore:
                 raise StoreUnavailable("queued")
             try:
                 return work(self._connected())
-            except sqlite3.Error as exc:
-                self._drop()
-                raise StoreUnavailable(type(exc).__name__) from None
-            except OSError as exc:
+            except (sqlite3.Error, OSError) as exc:
+                if isinstance(exc, sqlite3.Error):
+                    self._drop()
                 raise StoreUnavailable(type(exc).__name__) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)

@@ -22,7 +22,7 @@ _Last = tuple[str, float, float]
 
 
 # So that a configuration with very many names doesn't make series that nobody will ever need.
-_MOST_EXPECTED: Final = 2_000
+_MOST_EXPECTED: Final = 1_000
 
 
 class Counts(Collector):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -73,20 +73,27 @@ class Order:
     lost: Exception
     refused: Exception
     future: asyncio.Future[Any]
+    performed: bool = False
+    result: Any = None
+
+    def perform(self) -> None:
+        """Do it; the answer is still on its way."""
+        if not self.performed:
+            self.performed, self.result = True, self.work()
 
     def carry_out(self) -> None:
         """Do it and answer."""
-        result = self.work()
-        self._answer(lambda: self.future.set_result(result))
+        self.perform()
+        self._answer(lambda: self.future.set_result(self.result))
 
     def lose(self) -> None:
         """Do it, and let the answer be lost."""
-        self.work()
+        self.perform()
         self._answer(lambda: self.future.set_exception(self.lost))
 
     def refuse(self) -> None:
-        """Do nothing, and say so."""
-        self._answer(lambda: self.future.set_exception(self.refused))
+        """Do nothing, and say so; what was done already can't be undone."""
+        self._answer(lambda: self.future.set_exception(self.lost if self.performed else self.refused))
 
     def _answer(self, answer: Callable[[], None]) -> None:
         if not self.replica.dead and not self.future.done():
@@ -223,6 +230,7 @@ class Replica:
         store: Any = GatedStore(self)
         vault = Vault("gated", store, Seal(), log, metrics)
         self.calls, self.lines = Calls(vault), Lines(vault, world.wall)
+        self.lines.limit = LIMIT_SECONDS
         nslb: Any = GatedNslb(self)
         telemetry = Telemetry(log, metrics, world.loop.time)
         self.followings = Followings(self.calls, self.lines, vault, telemetry, lambda: world.record("poll"), nslb, 60.0)
@@ -240,7 +248,7 @@ class Replica:
     async def catch_up(self) -> None:
         """As it does once a second."""
         await self.keys.catch_up()
-        await self.lines.settle()
+        await self.lines.records.settle()
         await self.calls.resave()
 
 
@@ -313,20 +321,29 @@ class World:
         self.turn()
 
     def obey(self, order: Order, how: str) -> None:
-        """Carry out an order: `done`, `lost` or `refused`."""
+        """Carry out an order: `done`, `lost` or `refused`; or `performed`, when its answer is still to come."""
+        if how == "performed":
+            order.perform()
+            return
         self.orders.remove(order)
         {"done": order.carry_out, "lost": order.lose, "refused": order.refuse}[how]()
         self.turn()
 
     def finish(self, work: Awaitable[T]) -> T:
-        """Do something to its end, all that it needs being carried out."""
+        """Do something to its end, all that it needs being carried out, and all that was asked for before."""
+        return self._finished(work, ())
 
+    def finish_alone(self, work: Awaitable[T]) -> T:
+        """The same, but for what was asked for before: that goes on waiting."""
+        return self._finished(work, tuple(self.orders))
+
+    def _finished(self, work: Awaitable[T], waiting: Collection[Order]) -> T:
         async def whole() -> T:
             task = asyncio.ensure_future(work)
             self.tasks.append(task)
             while not task.done():
                 for order in list(self.orders):
-                    if not order.replica.dead:
+                    if not order.replica.dead and order not in waiting:
                         self.orders.remove(order)
                         order.carry_out()
                 await asyncio.sleep(0.01)
@@ -372,7 +389,7 @@ class World:
         """Something happens to the current call of a line."""
         ringing = self.current.get(line)
         if ringing is not None and ringing.live:
-            ringing.events.append(CallEvent(status, 1, status.value, {}))
+            ringing.events.append(CallEvent(status, 1, status.value, {"of": ringing.request}))
             ringing.live = not status.over
 
     def _replica(self) -> Replica:

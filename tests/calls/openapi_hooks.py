@@ -12,7 +12,7 @@ from typing import Any, Final
 import schemathesis
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
-_SECONDS: Final = re.compile(r"[0-9]{1,5}(\.[0-9]{1,6})?")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _calls: Final[list[str]] = []
 _turn: Final = itertools.count()
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.simulator import Fault, Simulator
 from tests.calls.test_keys import durable
-from tests.calls.test_whole_call import BEARER, STREAM, Stream, delete, dialled, get, operations, push
+from tests.calls.test_whole_call import BEARER, STREAM, Stream, delete, dialled, get, of, operations, push
 from tests.harness import Farm, Harness, until
 
 
@@ -138,3 +138,193 @@ async def test_a_caller_that_sends_much_behind_a_stream_is_cut_off(farm: Farm, s
     writer.close()
     await until(lambda: simulator.polls == 0)
     assert "check" not in operations(simulator)
+
+
+# --- a release and a call at once
+
+
+async def test_a_call_waits_for_a_release_on_its_account(gateway: Harness, simulator: Simulator) -> None:
+    """NSLB would release whichever of them it has when the release arrives."""
+    first = await dialled(gateway)
+    simulator.fault(Fault("delay", "drop", seconds=0.3))
+    released = asyncio.create_task(delete(gateway, first))
+    await until(lambda: "drop" in operations(simulator))
+
+    second = asyncio.create_task(gateway.dial())
+
+    assert ((await released).status, (await released).json["status"]) == (200, "ended")
+    answer = await second
+    assert answer.status == 201
+    # The second one was sent when it was known what became of the first.
+    (line,) = of(gateway, "drop")
+    assert operations(simulator) == ["create", "drop", "create"]
+    assert line["upstream.duration"] >= 0.3
+    assert [call.live for call in simulator.calls.all] == [False, True]
+    assert (await get(gateway, answer.headers["Location"])).json["status"] == "accepted"
+
+
+async def test_a_call_that_can_not_wait_for_a_release_is_not_sent(gateway: Harness, simulator: Simulator) -> None:
+    first = await dialled(gateway)
+    simulator.fault(Fault("delay", "drop", seconds=0.5))
+    released = asyncio.create_task(delete(gateway, first))
+    await until(lambda: "drop" in operations(simulator))
+
+    second = await gateway.dial(headers={"Request-Timeout": "0.1"})
+
+    assert (second.status, second.json["outcome"]) == (503, "not_sent")
+    assert (await released).status == 200
+    assert len(simulator.creates()) == 1
+
+
+@pytest.fixture
+async def pair(farm: Farm, simulator: Simulator) -> tuple[Harness, Harness]:
+    """Two gateways of one account and one store."""
+    token = simulator.issue_token("gateway-sales")
+    return (
+        await farm.gateway(simulator, durable(farm), token=token),
+        await farm.gateway(simulator, durable(farm), token=token),
+    )
+
+
+@pytest.fixture
+async def strict_pair(farm: Farm, simulator: Simulator) -> tuple[Harness, Harness]:
+    """The same, of an account that has one call at a time."""
+    token = simulator.issue_token("gateway-sales")
+    change = durable(farm) | {"accounts": {"sales": {"exclusive": True}}}
+    return (
+        await farm.gateway(simulator, change, token=token),
+        await farm.gateway(simulator, change, token=token),
+    )
+
+
+async def test_an_account_is_not_free_while_its_call_that_has_ended_is_released(
+    strict_pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    """The agent hangs up while a release is on its way: it must not end the next call."""
+    releasing, other = strict_pair
+    first = await dialled(releasing)
+    async with Stream(other, first) as stream:
+        await until(lambda: simulator.polls == 1)
+        simulator.fault(Fault("result-code", "drop", code="13", delay=0.5))
+        released = asyncio.create_task(delete(releasing, first))
+        await until(lambda: "drop" in operations(simulator))
+        push(simulator, "Call disconnected")
+        assert (await stream.event())["event"] == "ended"
+
+        early = await other.dial()
+
+        assert (early.status, early.json["code"], early.json["outcome"]) == (503, "account-busy", "not_sent")
+        assert (await released).json["status"] == "ended"
+    assert (await other.dial()).status == 201
+    assert [call.live for call in simulator.calls.all] == [False, True]
+
+
+async def test_a_release_waits_for_a_call_that_another_gateway_makes(
+    pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    releasing, dialling = pair
+    first = await dialled(releasing)
+    simulator.fault(Fault("delay", "create", seconds=0.5))
+    second = asyncio.create_task(dialling.dial())
+    await until_created(simulator, 2)
+
+    released = await delete(releasing, first)
+
+    assert (released.status, released.json["code"]) == (409, "call-superseded")
+    assert (await second).status == 201
+    assert "drop" not in operations(simulator)
+
+
+async def test_a_call_waits_for_a_release_at_another_gateway(
+    pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    releasing, dialling = pair
+    first = await dialled(releasing)
+    simulator.fault(Fault("delay", "drop", seconds=0.5))
+    released = asyncio.create_task(delete(releasing, first))
+    await until(lambda: "drop" in operations(simulator))
+
+    second = await dialling.dial()
+
+    assert second.status == 201
+    assert (await released).json["status"] == "ended"
+    assert operations(simulator) == ["create", "drop", "create"]
+    assert [call.live for call in simulator.calls.all] == [False, True]
+
+
+# --- an event of nobody knows which
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+async def test_what_comes_late_of_a_call_that_was_released_ends_no_other(
+    farm: Farm, simulator: Simulator, exclusive: bool
+) -> None:
+    gateway = await farm.gateway(simulator, {"accounts": {"sales": {"exclusive": exclusive}}})
+    first = await dialled(gateway)
+    simulator.fault(Fault("delay", "events", seconds=0.3))
+    async with Stream(gateway, first) as stream:
+        await until(lambda: "events" in operations(simulator))
+        assert (await delete(gateway, first)).json["status"] == "ended"
+        assert (await stream.event())["event"] == "ended"
+    second = await dialled(gateway)
+
+    async with Stream(gateway, second) as stream:
+        await until(lambda: operations(simulator).count("events") == 2)
+        push(simulator, "Call connected")
+        told = await stream.event()
+
+    assert (told["id"], told["event"]) == ("1", "connected")
+    assert (await get(gateway, second)).json["status"] == "connected"
+    assert (await delete(gateway, second)).json["status"] == "ended"
+    assert operations(simulator).count("drop") == 2
+    assert not any(call.live for call in simulator.calls.all)
+
+
+async def test_a_poll_ends_before_another_call_is_made_here_or_elsewhere(
+    pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    """It would be told of that one, with what its service alone may know."""
+    following, dialling = pair
+    first = await dialled(following)
+    async with Stream(following, first) as stream:
+        await until(lambda: simulator.polls == 1)
+
+        second = await dialled(dialling)
+
+        async with Stream(dialling, second) as other:
+            await until(lambda: operations(simulator).count("events") == 2 and simulator.polls == 1)
+            push(simulator, "Call connected", {"accessCode": "of-the-second"})
+            assert (await other.event())["data"]["content"] == {"accessCode": "of-the-second"}
+        rest = await stream.rest()
+    assert "of-the-second" not in rest
+    assert "has taken this one's place" in rest
+
+
+async def test_a_number_that_no_event_had_yet_is_that_of_the_last(gateway: Harness, simulator: Simulator) -> None:
+    location = await dialled(gateway)
+    push(simulator, "Call connected")
+    assert (await get(gateway, location + "/events")).json["status"] == "connected"
+
+    async with Stream(gateway, location, STREAM | {"Last-Event-ID": "999"}) as stream:
+        await until(lambda: simulator.polls == 1)
+        push(simulator, "Call disconnected")
+        told = await stream.event()
+
+    assert (told["id"], told["event"]) == ("2", "ended")
+
+
+async def test_a_release_does_not_wait_for_ever_for_a_call_that_is_being_made(
+    pair: tuple[Harness, Harness], simulator: Simulator
+) -> None:
+    releasing, dialling = pair
+    first = await dialled(releasing)
+    simulator.fault(Fault("delay", "create", seconds=1.0))
+    second = asyncio.create_task(dialling.dial())
+    await until_created(simulator, 2)
+
+    released = await releasing.request("DELETE", first, headers=BEARER | {"Request-Timeout": "0.2"})
+
+    assert (released.status, released.json["outcome"]) == (503, "not_sent")
+    assert "Retry-After" in released.headers
+    assert (await second).status == 201
+    assert "drop" not in operations(simulator)

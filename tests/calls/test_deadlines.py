@@ -7,11 +7,15 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from multidict import CIMultiDict
 
 from gateway.simulator import Fault, Simulator
 from tests.calls.test_keys import durable
 from tests.calls.test_whole_call import BEARER, of
+from tests.described import resolved, validator
 from tests.harness import Farm, until
+
+DESCRIBED = validator(resolved({"$ref": "#/components/parameters/request-timeout"})["schema"])
 
 
 @pytest.fixture
@@ -113,12 +117,42 @@ async def test_a_poll_ends_when_its_caller_stops_waiting(farm: Farm, simulator: 
     await until(lambda: simulator.polls == 0)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "soon", "1e3", "", "1,2", "nan"])
+@pytest.mark.parametrize("value", ["100000", "999999999.999999", "000000005", "5.000001"])
+async def test_a_deadline_of_days_is_no_shorter_than_ours(farm: Farm, simulator: Simulator, value: str) -> None:
+    gateway = await farm.gateway(simulator)
+
+    answer = await gateway.dial(headers={"Request-Timeout": value})
+    simulator.push("Call in queue")
+    headers = BEARER | {"Request-Timeout": value}
+    told = await gateway.request("GET", answer.headers["Location"] + "/events", headers=headers)
+
+    assert (answer.status, told.status, told.json["status"]) == (201, 200, "queued")
+    assert DESCRIBED.is_valid(value)
+    assert len(simulator.creates()) == 1
+
+
+async def test_two_deadlines_are_none(farm: Farm, simulator: Simulator) -> None:
+    gateway = await farm.gateway(simulator)
+
+    headers = CIMultiDict(BEARER | {"Content-Type": "application/json"})
+    headers.add("Request-Timeout", "5")
+    headers.add("Request-Timeout", "5")
+    answer = await gateway.request("POST", "/dial", headers=headers, data=b'{"media": "voice"}')
+
+    assert (answer.status, answer.json["code"]) == (400, "malformed-request")
+    assert simulator.received == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "0.000000", "-1", "+1", "1e3", "1e-7", "", "1,2", "1.", ".5", "nan", "inf", "\u0661", "1" * 10, "1.1234567"],
+)
 async def test_a_deadline_must_be_a_positive_number(farm: Farm, simulator: Simulator, value: str) -> None:
     gateway = await farm.gateway(simulator)
 
     answer = await gateway.dial(headers={"Request-Timeout": value})
 
     assert (answer.status, answer.json["code"]) == (400, "malformed-request")
+    assert not DESCRIBED.is_valid(value)
     assert simulator.received == []
     await until(gateway.lines.requests)

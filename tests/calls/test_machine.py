@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from dataclasses import dataclass, field
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -91,7 +93,9 @@ class WholeCalls(RuleBasedStateMachine):
     @rule(data=st.data(), number=replicas)
     def release(self, data: st.DataObject, number: int) -> None:
         made = data.draw(st.sampled_from([made for made in self.dials if made.told == "accepted"]))
-        identifier = str(made.answer["id"])
+        self._release(number, str(made.answer["id"]))
+
+    def _release(self, number: int, identifier: str) -> None:
         record = self.world.record(f"drop {identifier}")
         exchange = self.world.replicas[number].exchange(record, identifier)
         self.releases.append((identifier, self.world.begin(dial.release(exchange))))
@@ -116,7 +120,7 @@ class WholeCalls(RuleBasedStateMachine):
     # --- what happens to them
 
     @precondition(lambda self: self.world.orders)
-    @rule(data=st.data(), how=st.sampled_from(("done", "done", "done", "lost", "refused")))
+    @rule(data=st.data(), how=st.sampled_from(("done", "done", "performed", "performed", "lost", "refused")))
     def obey(self, data: st.DataObject, how: str) -> None:
         order = data.draw(st.sampled_from(self.world.orders))
         self.world.obey(order, how)
@@ -164,6 +168,22 @@ class WholeCalls(RuleBasedStateMachine):
     def release_to_its_end(self, data: st.DataObject, number: int) -> None:
         self.release(data, number)
         self._go_on(number, 12, "done")
+
+    @rule(number=replicas, other=replicas, account=st.sampled_from(ACCOUNTS))
+    def end_while_it_is_released(self, number: int, other: int, account: str) -> None:
+        """A call ends by itself while it is released; then somebody else dials, and only then the rest arrives."""
+        self.dial_to_its_end(number, None, account, "done")
+        self.nothing_untrue_was_told()
+        if self.dials[-1].told != "accepted":
+            return
+        identifier = self.dials[-1].identifier
+        self.readers.append(self.world.begin(self._read(other, identifier)))
+        self._go_on(other, 8, "performed")
+        self._release(number, identifier)
+        self._go_on(number, 8, "performed")
+        self.happen(account, CallStatus.ENDED)
+        self._go_on(other, 8, "done")
+        self.dial_to_its_end(other, None, account, "done")
 
     @rule(number=replicas, other=replicas, data=st.data())
     def outlast(self, number: int, other: int, data: st.DataObject) -> None:
@@ -218,6 +238,7 @@ class WholeCalls(RuleBasedStateMachine):
             self._look_at_keys()
             self._look_at_lines()
             self._look_at_releases()
+            self._look_at_calls()
 
     def _hear(self, made: Dialled) -> None:
         rung = [ringing for ringing in self.world.rung if ringing.request == made.identifier]
@@ -267,6 +288,18 @@ class WholeCalls(RuleBasedStateMachine):
                 (ringing,) = self._ringing(identifier)
                 assert not ringing.live or self._hidden(ringing), "told that it was released, and it goes on"
 
+    def _look_at_calls(self) -> None:
+        for replica in self.world.replicas:
+            for call in replica.calls._recent.values():
+                for happening in call.happenings:
+                    assert happening.event.content.get("of", call.id) == call.id, (
+                        "told of what happened to another call"
+                    )
+                for ringing in self._ringing(call.id):
+                    assert not (call.over and ringing.live) or self._hidden(ringing), (
+                        "told that it is over, and it is not"
+                    )
+
     def _hidden(self, ringing: Ringing) -> bool:
         """Whether NSLB may have had another call on that line that no gateway could know of.
 
@@ -280,8 +313,11 @@ class WholeCalls(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """The store and NSLB are there again, and nobody waits any more."""
-        while self.world.orders:
-            self.world.obey(self.world.orders[0], "refused")
+        while self.world.orders or any(not made.task.done() and not made.replica.dead for made in self.dials):
+            if self.world.orders:
+                self.world.obey(self.world.orders[0], "refused")
+            else:
+                self.world.wait(STORE_SECONDS)
         self.world.wait(LIMIT_SECONDS)
         for replica in self.world.replicas:
             self.world.finish(replica.catch_up())
@@ -329,10 +365,12 @@ class WholeCalls(RuleBasedStateMachine):
         """Whether NSLB may have had another call on that line after it, as far as a gateway can know.
 
         An exclusive line may have been taken for one when its time was over; on the other one, another replica may have
-        placed one within the time that the store takes.
+        placed one within the time that the store takes, or have gone while it did.
         """
         if ringing.line == "line-of-alone":
             return self.world.wall() - ringing.began > MOST_CALL_SECONDS
+        if any(made.told is None and made.replica.dead and made.began >= ringing.began for made in self.dials):
+            return True
         return any(
             made.replica is not replica
             for other in self.world.rung
@@ -343,12 +381,15 @@ class WholeCalls(RuleBasedStateMachine):
         )
 
 
+# `make soak` goes other ways each time, and more of them.
+SOAK = int(os.environ.get("DIAL_GATEWAY_SOAK", "0"))
+pytestmark = pytest.mark.timeout(60 + SOAK)
 TestWholeCalls = WholeCalls.TestCase
 TestWholeCalls.settings = settings(
-    max_examples=200,
+    max_examples=SOAK or 200,
     stateful_step_count=50,
     deadline=None,
-    derandomize=True,
+    derandomize=not SOAK,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self
 
 from aiohttp import web
 
 from gateway.client import DialClient
+
+P = ParamSpec("P")
 
 KEY = "dgw_" + "k" * 43
 CALL: dict[str, Any] = {
@@ -67,6 +70,17 @@ async def silence(_request: web.BaseRequest) -> web.StreamResponse:
     raise AssertionError
 
 
+def outlast(seconds: float) -> Step:
+    """Take the request, and let so much time pass without an answer; in a test that is `in_a_hurry`."""
+
+    async def step(_request: web.BaseRequest) -> web.StreamResponse:
+        pass_by(seconds)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return step
+
+
 def stream(*pieces: bytes, cut: bool = False, stay: bool = False) -> Step:
     """A stream of events: each piece is written by itself; then it ends, is cut off, or stays open."""
 
@@ -91,6 +105,33 @@ def event(number: int | None, status: str, **more: object) -> bytes:
     data = {"id": CALL["id"], "status": status, "event_id": 168101, "description": "It is.", "content": {}} | more
     numbered = b"" if number is None else b"id: %d\n" % number
     return b"event: %b\n%bdata: %b\n\n" % (status.encode(), numbered, json.dumps(data).encode())
+
+
+class _Hurry(asyncio.SelectorEventLoop):
+    """Its time goes on by itself, and by as much as a test wants."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def in_a_hurry(scene: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """Run a test on a loop whose time it can let pass: how long the machine takes for the rest is all the same."""
+
+    @wraps(scene)
+    def test(*args: P.args, **arguments: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=_Hurry) as runner:
+            runner.run(scene(*args, **arguments))
+
+    return test
+
+
+def pass_by(seconds: float) -> None:
+    """Whatever waits for so long is due."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, _Hurry)
+    loop.ahead += seconds
 
 
 @dataclass

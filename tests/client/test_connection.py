@@ -170,6 +170,34 @@ async def test_a_connection_that_is_not_made_in_time_got_nothing(certificates: C
             await dialling.dial("voice")
 
 
+async def test_the_time_that_a_connection_took_is_not_the_gateways(certificates: Certificates) -> None:
+    trusting = ssl.create_default_context(cafile=certificates.ca)
+    async with ScriptedGateway(answer(), tls=served(certificates)) as gateway:
+        port = int(gateway.base.rpartition(":")[2])
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            gateway.time.now += 4
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(relay(reader, back), relay(there, writer))
+
+        async with await asyncio.start_server(slow, "127.0.0.1", 0) as server:
+            gateway.base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with gateway.client(tls=trusting, timeout=30, answer_timeout=15) as client:
+                for _ in range(2):
+                    await client.dial("voice")
+
+    assert [request.headers["Request-Timeout"] for request in gateway.received] == ["11.000", "15.000"]
+
+
+async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Hand on all that comes."""
+    while piece := await reader.read(65_536):
+        writer.write(piece)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 async def test_the_credential_is_asked_for_each_time() -> None:
     keys = iter(["first", "second"])
     async with (

@@ -19,10 +19,24 @@ from gateway.client import (
     Rejected,
     Support,
 )
-from tests.client.scripted import CALL, KEY, ScriptedGateway, Step, Time, answer, free_port, lose, problem, silence
+from gateway.client.connection import request_timeout
+from tests.client.scripted import (
+    CALL,
+    KEY,
+    ScriptedGateway,
+    Step,
+    Time,
+    answer,
+    free_port,
+    in_a_hurry,
+    lose,
+    outlast,
+    problem,
+)
 
 ACCEPTED = Call("AAAAAAAAAAAAAAAAAAAAAA", "accepted", "voice", "sales", "0", "connect successfully.")
 NEVER_BETTER = [400, 401, 403, 404, 405, 413, 414, 415, 422, 431]
+SUPERSEDED = problem(409, "call-superseded")
 
 
 async def failed(*steps: Step, error: type[DialError], **arguments: object) -> tuple[DialError, ScriptedGateway]:
@@ -35,7 +49,7 @@ async def failed(*steps: Step, error: type[DialError], **arguments: object) -> t
 
 
 async def test_a_call_is_made_with_a_key_and_a_deadline() -> None:
-    async with ScriptedGateway(answer()) as gateway, gateway.client(timeout=20) as client:
+    async with ScriptedGateway(answer()) as gateway, gateway.client(timeout=12.5) as client:
         call = await client.dial("voice", "sales")
 
     assert call == ACCEPTED
@@ -44,7 +58,7 @@ async def test_a_call_is_made_with_a_key_and_a_deadline() -> None:
     assert json.loads(request.body) == {"media": "voice", "account": "sales"}
     assert request.headers["Authorization"] == f"Bearer {KEY}"
     assert request.headers["Content-Type"] == "application/json"
-    assert request.headers["Request-Timeout"] == "20.000"
+    assert request.headers["Request-Timeout"] == "12.500"
     assert re.fullmatch(r"[A-Za-z0-9_-]{32}", request.headers["Idempotency-Key"])
 
 
@@ -98,8 +112,15 @@ async def test_what_may_be_repeated_is_repeated_with_the_same_key(first: Step) -
     assert len({request.body for request in gateway.received}) == 1
 
 
-@pytest.mark.parametrize("first", [lose, answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"})])
-async def test_a_lost_dial_is_not_repeated_if_the_gateway_may_have_forgotten_its_key(first: Step) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        lose,
+        answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}),
+        problem(409, "idempotency-in-progress", retry_after=1),
+    ],
+)
+async def test_a_dial_in_doubt_is_not_repeated_if_the_gateway_may_have_forgotten_its_key(first: Step) -> None:
     error, gateway = await failed(first, error=OutcomeUnknown, lasting_store=False)
 
     assert error.outcome == "unknown"
@@ -227,7 +248,35 @@ async def test_each_attempt_tells_what_is_left_of_the_deadline() -> None:
     ):
         await client.dial("voice", timeout=10)
 
-    assert [request.headers["Request-Timeout"] for request in gateway.received] == ["10.000", "7.800"]
+    assert [float(request.headers["Request-Timeout"]) for request in gateway.received] == pytest.approx(
+        [10, 7.8], abs=0.001
+    )
+
+
+@pytest.mark.parametrize(
+    ("timeout", "answer_timeout", "told"),
+    [
+        (30.0, 15.0, "15.000"),
+        (15.0, 30.0, "15.000"),
+        (100_000.0, 100_000.0, "100000.000"),
+        (1e308, 1e308, "999999999.000"),
+        (12.34567, 15.0, "12.345"),
+    ],
+)
+async def test_the_gateway_is_told_the_time_that_the_answer_is_waited_for_and_no_longer_one(
+    timeout: float,
+    answer_timeout: float,
+    told: str,
+) -> None:
+    async with ScriptedGateway(answer()) as gateway, gateway.client(answer_timeout=answer_timeout) as client:
+        await client.dial("voice", timeout=timeout)
+
+    assert [request.headers["Request-Timeout"] for request in gateway.received] == [told]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1e-7, "0.001"), (0.0, "0.001"), (-1.0, "0.001"), (0.1234567, "0.123")])
+def test_a_time_is_never_nothing_and_in_no_other_form(seconds: float, told: str) -> None:
+    assert request_timeout(seconds) == told
 
 
 async def test_no_attempt_begins_after_the_deadline() -> None:
@@ -260,8 +309,9 @@ async def test_a_gateway_that_goes_with_each_request_leaves_a_doubt_and_the_key(
     assert {error.idempotency_key} == {*gateway.keys()}
 
 
+@in_a_hurry
 async def test_an_answer_that_takes_too_long_is_asked_for_again_with_the_same_key() -> None:
-    async with ScriptedGateway(silence, answer()) as gateway, gateway.client(answer_timeout=0.05) as client:
+    async with ScriptedGateway(outlast(15), answer()) as gateway, gateway.client(answer_timeout=15) as client:
         assert await client.dial("voice") == ACCEPTED
 
     assert len(gateway.received) == 2
@@ -269,13 +319,25 @@ async def test_an_answer_that_takes_too_long_is_asked_for_again_with_the_same_ke
 
 
 @pytest.mark.parametrize("before", [0, 1])
+@in_a_hurry
 async def test_an_answer_that_never_comes_leaves_a_doubt_on_a_new_connection_and_on_a_kept_one(before: int) -> None:
-    steps = [*[answer()] * before, silence]
-    async with ScriptedGateway(*steps) as gateway, gateway.client(answer_timeout=0.05, attempts=1) as client:
+    steps = [*[answer()] * before, outlast(15)]
+    async with ScriptedGateway(*steps) as gateway, gateway.client(answer_timeout=15, attempts=1) as client:
         for _ in range(before):
             await client.dial("voice")
         with pytest.raises(OutcomeUnknown, match="answer-lost"):
             await client.dial("voice")
+
+    assert len(gateway.received) == before + 1
+
+
+@in_a_hurry
+async def test_a_deadline_ends_an_attempt_that_has_more_time() -> None:
+    async with ScriptedGateway(outlast(10)) as gateway, gateway.client(timeout=10, answer_timeout=1000) as client:
+        with pytest.raises(OutcomeUnknown, match="answer-lost"):
+            await client.dial("voice")
+
+    assert gateway.received[0].headers["Request-Timeout"] == "10.000"
 
 
 @pytest.mark.parametrize(
@@ -335,6 +397,35 @@ async def test_a_release_is_repeated_and_told() -> None:
         ("DELETE", f"/dial/{ACCEPTED.id}")
     ] * 3
     assert gateway.keys() == [None] * 3
+
+
+@pytest.mark.parametrize("step", [SUPERSEDED, problem(409, "call-superseded", retry_after=1)])
+async def test_a_call_whose_place_was_taken_is_told_at_once(step: Step) -> None:
+    async with ScriptedGateway(step) as gateway, gateway.client() as client:
+        for asked in (client.release(ACCEPTED.id), client.state(ACCEPTED.id), client.dial("voice")):
+            with pytest.raises(Refused) as raised:
+                await asked
+            assert (raised.value.code, raised.value.outcome) == ("call-superseded", "not_sent")
+
+    assert [request.method for request in gateway.received] == ["DELETE", "GET", "POST"]
+    assert gateway.time.slept == []
+
+
+@pytest.mark.parametrize("told", [{"retry_after": 1}, {}])
+async def test_a_key_in_progress_is_waited_for_with_and_without_a_time(told: dict[str, int]) -> None:
+    waiting = problem(409, "idempotency-in-progress", **told)  # type: ignore[arg-type]
+    async with ScriptedGateway(waiting, waiting, answer()) as gateway, gateway.client() as client:
+        assert await client.dial("voice") == ACCEPTED
+
+    assert len(gateway.received) == 3
+    assert len({*gateway.keys()}) == 1
+
+
+async def test_a_conflict_that_something_in_between_tells_of_leaves_a_doubt() -> None:
+    error, gateway = await failed(answer(409, b"no", {"Content-Type": "text/plain"}), error=OutcomeUnknown)
+
+    assert error.code == "unreadable-answer"
+    assert len(gateway.received) == 1
 
 
 async def test_each_attempt_is_one_request() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from gateway.client import DialClient, DialError, Event, NotDone, Refused
-from tests.client.scripted import CALL, ScriptedGateway, Step, answer, event, problem, stream
+from tests.client.scripted import CALL, ScriptedGateway, Step, answer, event, in_a_hurry, pass_by, problem, stream
 from tests.harness import until
 
 ID = CALL["id"]
@@ -74,13 +75,20 @@ async def test_a_lost_connection_is_made_anew_from_where_it_was() -> None:
     assert [request.headers.get("Last-Event-ID") for request in gateway.received] == [None, "2"]
 
 
+@in_a_hurry
 async def test_a_stream_without_heartbeats_is_taken_for_lost() -> None:
+    told = []
     mute = stream(event(1, "queued"), stay=True)
     async with (
         ScriptedGateway(mute, stream(event(2, "ended"))) as gateway,
-        gateway.client(silence_timeout=0.05) as client,
+        gateway.client(silence_timeout=45) as client,
     ):
-        assert await followed(client) == [(1, "queued"), (2, "ended")]
+        async for happened in client.events(ID):
+            told.append((happened.number, happened.status))
+            asyncio.get_running_loop().call_soon(pass_by, 45)
+
+    assert told == [(1, "queued"), (2, "ended")]
+    assert len(gateway.received) == 2
 
 
 async def test_no_event_is_given_out_twice_even_if_the_gateway_sends_it_twice() -> None:
@@ -140,6 +148,7 @@ async def test_a_gateway_that_is_heard_now_and_then_is_not_given_up() -> None:
     [
         (problem(404, "unknown-dial"), "unknown-dial"),
         (problem(401, "unauthenticated"), "unauthenticated"),
+        (problem(409, "call-superseded"), "call-superseded"),
         (answer(404, b"nginx", {"Content-Type": "text/html"}), "unreadable-answer"),
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from gateway.client import DialClient, NotDone, OutcomeUnknown, Refused, Rejected
 from gateway.simulator import Fault
-from tests.client.scripted import Time
-from tests.harness import KEY, Farm
+from tests.calls.test_keys import durable
+from tests.client.scripted import Time, free_port
+from tests.harness import KEY, Farm, until
+from tests.lasting import gateways
 
 
 async def test_a_call_is_made(farm: Farm) -> None:
@@ -81,6 +86,18 @@ async def test_when_no_agent_is_free_it_is_tried_later(farm: Farm) -> None:
     assert (raised.value.code, raised.value.result_code, raised.value.retry_after) == ("no-agent-available", "13", 5)
 
 
+@pytest.mark.parametrize("seconds", [100_000.0, 1e300, 30.1234567])
+async def test_any_time_is_one_that_the_gateway_takes(farm: Farm, seconds: float) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY, timeout=seconds, answer_timeout=seconds) as client:
+        call = await client.dial("voice")
+        assert (await client.state(call.id, timeout=seconds)).status == "accepted"
+
+    assert len(simulator.creates()) == 1
+
+
 async def test_a_contact_centre_that_cant_be_reached_is_tried_again(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator, endpoints=["https://127.0.0.1:1"])
@@ -117,6 +134,31 @@ async def test_a_whole_call_is_followed_and_released(farm: Farm) -> None:
     assert sum(request.operation == "drop" for request in simulator.received) == 1
 
 
+async def test_a_call_whose_place_another_took_is_neither_followed_nor_released_and_asked_for_once(farm: Farm) -> None:
+    simulator = await farm.simulator(queue_seconds=None)
+    gateway = await farm.gateway(simulator)
+
+    async with DialClient(gateway.base, KEY) as client:
+        first = await client.dial("voice")
+        second = await client.dial("voice")
+        with pytest.raises(Refused) as released:
+            await client.release(first.id)
+        with pytest.raises(Refused) as followed:
+            _ = [event async for event in client.events(first.id)]
+        await client.release(second.id)
+
+    assert released.value.code == followed.value.code == "call-superseded"
+    await until(lambda: len(gateway.lines.requests()) == 5)
+    assert [(line["operation"], line.get("code")) for line in gateway.lines.requests()] == [
+        ("create", None),
+        ("create", None),
+        ("drop", "call-superseded"),
+        ("events", "call-superseded"),
+        ("drop", None),
+    ]
+    assert sum(request.operation == "drop" for request in simulator.received) == 1
+
+
 async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator)
@@ -131,14 +173,48 @@ async def test_a_call_whose_connection_was_lost_is_found_under_its_key(farm: Far
 
 async def test_a_dial_that_takes_too_long_is_asked_for_again_under_its_key(farm: Farm) -> None:
     simulator = await farm.simulator()
-    gateway = await farm.gateway(simulator)
-    simulator.fault(Fault("delay", "create", seconds=0.6))
+    gateway = await farm.gateway(simulator, durable(farm))
+    simulator.fault(Fault("delay", "create", seconds=1.5))
 
-    async with DialClient(gateway.base, KEY, timeout=0.2) as client:
+    async with DialClient(gateway.base, KEY, timeout=1) as client:
         with pytest.raises(OutcomeUnknown) as raised:
             await client.dial("voice")
-    async with DialClient(gateway.base, KEY) as client:
+    async with DialClient(gateway.base, KEY, lasting_store=True) as client:
         call = await client.dial("voice", idempotency_key=raised.value.idempotency_key)
 
     assert (call.status, call.replayed) == ("accepted", True)
     assert len(simulator.creates()) == 1
+
+
+@pytest.mark.parametrize(
+    ("store", "lasting_store", "code"),
+    [("memory:", False, "idempotency-in-progress"), ("sqlite:///{}/state.db", True, "outcome-unknown")],
+)
+async def test_a_call_that_was_under_way_when_the_gateway_died_is_made_once(
+    farm: Farm, store: str, *, lasting_store: bool, code: str
+) -> None:
+    simulator = await farm.simulator()
+    simulator.fault(Fault("delay", "create", seconds=30))
+    settings: dict[str, Any] = {"listen": {"address": f"127.0.0.1:{await free_port()}"}}
+    if store == "memory:":
+        settings["store"] = {"encryption_keys": []}
+    async with gateways(farm, simulator, store.format(farm.directory), 1, settings) as replicas:
+        base = replicas.running[0].base
+        first = asyncio.create_task(replicas.dial(replicas.running[0], "order-17"))
+        await until(simulator.creates)
+        waits = 0
+
+        async def restarted(_seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            await replicas.restart()
+
+        async with DialClient(base, KEY, sleep=restarted, lasting_store=lasting_store) as client:
+            with pytest.raises(OutcomeUnknown) as raised:
+                await client.dial("voice", idempotency_key="order-17")
+
+        assert (raised.value.code, raised.value.idempotency_key) == (code, "order-17")
+        assert waits == lasting_store
+        assert len(simulator.creates()) == 1
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)

@@ -40,8 +40,13 @@ class Target:
 
 def interpolated(text: str, *, window: str = "1m", shown: str = "5m", **variables: str) -> str:
     """A query as Grafana would ask it; a variable that is not given has all of its values."""
-    text = text.replace("$__rate_interval", window).replace("$__range", shown)
+    for name, length in (("$__rate_interval", window), ("$__range", shown)):
+        text = text.replace(f"{name}_ms", str(_milliseconds(length))).replace(name, length)
     return re.sub(r"\$\{?([a-z]+)\}?", lambda found: variables.get(found[1], ".+"), text)
+
+
+def _milliseconds(length: str) -> int:
+    return int(length[:-1]) * {"s": 1000, "m": 60_000}[length[-1]]
 
 
 def documents() -> dict[str, Json]:
@@ -143,7 +148,7 @@ def target_promql_rule(target: Target) -> Iterator[str]:
 
 
 def target_job_and_instance_rule(target: Target) -> Iterator[str]:
-    for selector in parsed(target.text.replace("$__rate_interval", "1m").replace("$__range", "5m")).selectors:
+    for selector in parsed(interpolated(target.text, job="$job", instance="$instance")).selectors:
         wanted = {("job", "MatchOp.Re", "$job"), ("instance", "MatchOp.Re", "$instance")}
         if RECORDED.match(selector.metric):
             wanted = {("job", "MatchOp.Re", "$job")}
@@ -159,7 +164,8 @@ def target_rate_interval_rule(target: Target) -> Iterator[str]:
 
 def target_counter_agg_rule(target: Target) -> Iterator[str]:
     for selector in target.query.selectors:
-        if _COUNTER.search(selector.metric) and not selector.ranged:
+        # Of one at another time it is asked whether it was there at all, which no rate can tell.
+        if _COUNTER.search(selector.metric) and not selector.ranged and not selector.earlier:
             yield selector.metric
 
 

@@ -10,8 +10,11 @@ import json
 import os
 import shlex
 import shutil
+import string
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +23,11 @@ from tests.conftest import need
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
-_PASSIVE: Final = frozenset({"LABEL", "STOPSIGNAL"})
+LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
+_PASSIVE: Final = frozenset({"ARG", "LABEL", "STOPSIGNAL"})
+_WRITTEN: Final = frozenset({"/source", "/locked", "/compiled", "/opt"})
+# As the base has its library: nothing compiled, no tests; and what is not of it here.
+_NOT_IN_BASE: Final = shutil.ignore_patterns("__pycache__", "test", "tests", "idle_test", "site-packages", "config-*")
 
 
 @dataclass
@@ -33,6 +40,18 @@ class Stage:
     def last(self, instruction: str) -> str:
         """The argument of the last instruction of a kind."""
         return [argument for name, argument in self.steps if name == instruction][-1]
+
+    def labels(self, told: Mapping[str, str]) -> dict[str, str]:
+        """The labels of an image, of a build that is told these arguments."""
+        arguments: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for name, text in self.steps:
+            if name == "ARG":
+                argument, _, default = text.partition("=")
+                arguments[argument] = told.get(argument, default.strip('"'))
+            elif name == "LABEL":
+                found |= dict(word.split("=", 1) for word in shlex.split(string.Template(text).substitute(arguments)))
+        return found
 
     def command(self, instruction: str) -> list[str]:
         """An `ENTRYPOINT` or a `CMD`, which must be in the form that needs no shell."""
@@ -53,7 +72,7 @@ def stages() -> dict[str, Stage]:
         if instruction == "FROM":
             base, _, name = argument.partition(" AS ")
             stage = found[name] = Stage(base)
-        elif instruction and instruction != "ARG":
+        elif instruction:
             stage.steps.append((instruction, argument))
     return found
 
@@ -63,9 +82,14 @@ class Machine:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._written = {name: directory / name.strip("/").replace("/", "-") for name in ("/source", "/locked", "/opt")}
+        self._written = {name: directory / name.strip("/").replace("/", "-") for name in _WRITTEN}
         for path in (*self._written.values(), directory / "out", directory / "programs"):
             path.mkdir()
+        # That of the stages, which write into it, and the base's as it is.
+        self._library = directory / "library"
+        self.base = directory / "base"
+        for path in (self._library, self.base):
+            shutil.copytree(LIBRARY, path, ignore=_NOT_IN_BASE, symlinks=True)
         # The image's own are of the same names.
         self._program("python", f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}")
         self._program("pip", f"{sys.executable} -m pip")
@@ -74,6 +98,14 @@ class Machine:
         """Where a path of the image is here."""
         first, _, rest = name.strip("/").partition("/")
         return self._written.get(f"/{first}", self._directory / "out" / first) / rest
+
+    def installed(self) -> Path:
+        """The library of the image: the base's, and what the last stage copies over it."""
+        library = self._directory / "installed"
+        if not library.exists():
+            shutil.copytree(self.base, library, symlinks=True)
+            shutil.copytree(self.path("/compiled") / LIBRARY.relative_to("/"), library, dirs_exist_ok=True)
+        return library
 
     def build(self, stage: Stage) -> None:
         """Carry out the steps of a stage."""
@@ -97,21 +129,22 @@ class Machine:
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def sandbox(self, *options: str, writable: bool = False) -> list[str]:
+    def sandbox(self, *options: str, writable: bool = False, library: Path | None = None) -> list[str]:
         """The command that runs another one where the image's paths are; `writable` for a step of the build."""
         bind = "--bind" if writable else "--ro-bind"
         words = [need("bwrap"), "--die-with-parent"]
         for entry in sorted(Path("/").iterdir()):
             if entry.is_symlink():
                 words += ["--symlink", str(entry.readlink()), str(entry)]
-            elif entry.is_dir() and entry.name not in {"proc", "dev", "opt", "source", "locked", "out"}:
+            elif entry.is_dir() and entry.name not in {"proc", "dev", "opt", "source", "locked", "compiled", "out"}:
                 words += ["--ro-bind", str(entry), str(entry)]
         for entry in Path("/opt").iterdir():
             words += ["--ro-bind", str(entry), str(entry)]
+        words += [bind, str(self._library if writable else library or self.installed()), str(LIBRARY)]
         words += ["--proc", "/proc", "--dev", "/dev"]
         if writable:
             words += ["--tmpfs", "/scratch", "--setenv", "HOME", "/scratch", "--setenv", "TMPDIR", "/scratch"]
-            for name in ("/source", "/locked"):
+            for name in _WRITTEN - {"/opt"}:
                 words += [bind, str(self._written[name]), name]
             words += [bind, str(self._directory / "out"), "/out", "--chdir", "/source"]
             words += ["--ro-bind", str(self._directory / "programs"), "/programs"]

@@ -90,18 +90,27 @@ def disagreements(manifests: list[Manifest]) -> Iterator[str]:
             if not found:
                 yield f"{where}: it chooses no pod"
             for pod in found:
-                names = {port["name"] for one in containers(pod["spec"]) for port in one.get("ports", ())}
-                yield from (f"{where}: {port}" for port in wanted if port not in names)
+                yield from (f"{where}: {port}" for port in unknown(wanted, pod["spec"], manifest["kind"]))
 
 
-def chosen_by(manifest: Manifest) -> tuple[dict[str, str], list[str]] | None:
-    """The labels of the pods that a manifest chooses, and the names of the ports that it wants of them."""
+def unknown(wanted: list[str | int], pod: Manifest, kind: str) -> Iterator[str | int]:
+    """The ports that nobody listens at in a pod, or that a manifest of this kind can't find there."""
+    ports = [port for one in containers(pod) for port in one.get("ports", ())]
+    known = {port["name"] for port in ports} | {port["containerPort"] for port in ports}
+    if kind == "NetworkPolicy":
+        # Not every network plugin finds the names of ports of native sidecars.
+        known -= {port["name"] for one in pod.get("initContainers", ()) for port in one.get("ports", ())}
+    yield from (port for port in wanted if port not in known)
+
+
+def chosen_by(manifest: Manifest) -> tuple[dict[str, str], list[str | int]] | None:
+    """The labels of the pods that a manifest chooses, and the ports that it wants of them, by name or number."""
     spec = manifest.get("spec", {})
     match manifest["kind"]:
         case "Service":
             return spec["selector"], [port["targetPort"] for port in spec["ports"]]
         case "NetworkPolicy":
-            wanted = [port["port"] for rule in spec["ingress"] for port in rule["ports"]]
+            wanted = [port["port"] for rule in spec.get("ingress", ()) for port in rule.get("ports", ())]
             return spec["podSelector"]["matchLabels"], wanted
         case "PodDisruptionBudget":
             return spec["selector"]["matchLabels"], []

@@ -24,11 +24,12 @@ _OTHERS: Final = {"up": _TARGET}  # metrics that Prometheus makes itself
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A vector of an expression: its metric, the labels it is chosen by, and whether it is a range."""
+    """A vector of an expression: its metric, the labels it is chosen by, whether it is a range, and of another time."""
 
     metric: str
     matchers: tuple[tuple[str, str, str], ...]
     ranged: bool
+    earlier: bool
 
     @property
     def labels(self) -> set[str]:
@@ -59,7 +60,7 @@ def _walk(node: Any, *, ranged: bool) -> Iterator[Selector | str]:
     kind = type(node).__name__
     if kind == "VectorSelector":
         matchers = tuple((matcher.name, str(matcher.op), matcher.value) for matcher in node.matchers.matchers)
-        yield Selector(node.name or "", matchers, ranged)
+        yield Selector(node.name or "", matchers, ranged, node.offset is not None)
     elif kind == "AggregateExpr" and node.modifier is not None:
         yield from node.modifier.labels
     elif kind == "BinaryExpr" and node.modifier is not None and node.modifier.matching is not None:

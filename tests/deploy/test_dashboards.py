@@ -8,14 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
 from deploy.grafana.__main__ import documents as written
-from gateway.telemetry.logs import FIELDS
+from deploy.grafana.colours import BAD, CODES
+from gateway.problems import FIXED_CODES
 from tests.deploy.dashboards import NAMES, Json, documents, faults, panels, targets
-from tests.deploy.queries import ROOT, rules, series, unknown
+from tests.deploy.queries import ROOT, parsed, rules, series, unknown
 from tests.unit.test_documentation import families
 
 # In no panel, each for its reason.
@@ -111,9 +111,10 @@ def test_every_metric_is_in_a_panel_or_left_out_for_a_reason() -> None:
 
 
 def test_every_recorded_series_is_used() -> None:
-    text = "".join(written().values()) + (ROOT / "prometheus" / "alerts.yaml").read_text()
+    asked = [target.query for page in documents().values() for target in targets(page)]
+    asked += [parsed(rule["expr"]) for kind in ("record", "alert") for rule in rules(kind).values()]
 
-    assert [name for name in rules("record") if name not in text] == []
+    assert rules("record").keys() <= {selector.metric for query in asked for selector in query.selectors}
 
 
 def test_every_panel_has_a_place_and_an_id_of_its_own() -> None:
@@ -132,20 +133,45 @@ def test_every_panel_has_a_place_and_an_id_of_its_own() -> None:
             taken |= cells
 
 
-def test_links_lead_to_entries_of_the_runbook_and_to_fields_of_the_log() -> None:
+def test_links_lead_to_entries_of_the_runbook() -> None:
     entries = {name.lower() for name in rules("alert")}
-    seen = set()
     for page in documents().values():
         for panel in panels(page):
             for link in panel.get("links") or ():
                 assert link["url"].startswith("${runbook}#")
                 assert link["url"].partition("#")[2] in entries
-            for link in panel["fieldConfig"]["defaults"].get("links") or ():
-                asked = unquote(link["url"]).partition("| json | ")[2].partition('"}]')[0]
-                seen |= set(re.findall(r"(?:^|\| )([a-z_.]+)=", asked))
 
-    assert seen == {"operation", "code", "outcome", "result_code", "event"}
-    assert seen <= FIELDS
+
+def test_unknown_alone_is_red_whatever_shows_it() -> None:
+    unknown_codes = {code for code, colour in CODES.items() if colour == BAD}
+    shown = set()
+    for page in documents().values():
+        for panel in panels(page):
+            names = {target["legendFormat"] for target in panel["targets"]}
+            red = {
+                override["matcher"]["options"]
+                for override in panel["fieldConfig"].get("overrides") or ()
+                for one in override["properties"]
+                if one["id"] == "color" and one["value"]["fixedColor"] == BAD
+            }
+            if names & {"{{code}}", "{{outcome}}"}:
+                shown |= red
+                assert red == (unknown_codes if "{{code}}" in names else {"unknown"}), panel["title"]
+                assert panel["fieldConfig"]["defaults"].get("color", {}).get("fixedColor") != BAD
+
+    assert {"upstream-timeout", "upstream-invalid-response", "outcome-unknown", "unknown"} <= shown
+    assert not {"upstream-unreachable", "no-agent-available", "ok"} & unknown_codes
+    assert CODES.keys() == FIXED_CODES | {"ok", "no-agent-available"}
+
+
+def test_an_axis_of_nothing_does_not_read_as_if_there_were_much() -> None:
+    drawn = [panel for page in documents().values() for panel in panels(page) if panel["type"] == "timeseries"]
+    least = {"short": 1, "percentunit": 0.01, "reqps": 0.1, "ops": 0.1}
+
+    assert {panel["fieldConfig"]["defaults"]["unit"] for panel in drawn} >= least.keys()
+    for panel in drawn:
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["custom"].get("axisSoftMax") == least.get(defaults["unit"]), panel["title"]
 
 
 def test_what_takes_time_has_exemplars_that_lead_to_traces() -> None:

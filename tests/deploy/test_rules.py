@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from gateway.problems import FIXED_CODES
+import gateway.problems
+from deploy.prometheus.objectives import BAD_CODES, recording
+from gateway.model import Outcome
+from gateway.problems import FIXED_CODES, ProblemType
 from tests.conftest import need
 from tests.deploy.queries import ROOT, RULES, parsed, rules, unknown
 from tests.unit.test_documentation import coded, table
 
 HERE = Path(__file__).parent
-CASES = (HERE / "alerts.yaml", HERE / "budgets.yaml")
+CASES = tuple(HERE / f"{name}.yaml" for name in ("alerts", "budgets", "low_traffic", "unknown_outcomes"))
+# Of callers, of the contact centre, of an account that has a call, of a gateway that stops.
+NOT_BAD = {
+    "account-busy", "call-superseded", "forbidden", "headers-too-large", "idempotency-in-progress",
+    "idempotency-key-reused", "malformed-request", "method-not-allowed", "not-found", "payload-too-large",
+    "shutting-down", "unauthenticated", "unknown-dial", "unsupported-media-type", "upstream-rejected", "uri-too-long",
+}  # fmt: skip
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
@@ -38,6 +48,29 @@ def sections() -> dict[str, str]:
             waiting = []
     assert waiting == []
     return found
+
+
+def test_the_recording_rules_are_what_their_program_writes() -> None:
+    assert (ROOT / "prometheus" / "recording.yaml").read_text() == recording()
+    command = [sys.executable, "-m", "deploy.prometheus", "--check"]
+    assert subprocess.run(command, check=False, timeout=60, cwd=ROOT.parent).returncode == 0
+
+
+def test_of_every_code_it_is_decided_whether_it_is_bad() -> None:
+    kinds = [kind for kind in vars(gateway.problems).values() if isinstance(kind, ProblemType)]
+
+    assert set(BAD_CODES) | NOT_BAD == FIXED_CODES
+    assert set(BAD_CODES) & NOT_BAD == set()
+    assert {kind.code for kind in kinds if kind.outcome is Outcome.UNKNOWN} <= set(BAD_CODES)
+
+
+def test_no_other_file_has_the_list_of_bad_codes_or_an_objective() -> None:
+    burning = [rule["expr"] for name, rule in rules("alert").items() if "Budget" in name]
+
+    assert len(burning) == 6
+    assert not [expression for expression in burning if "code=" in expression or re.search(r"\b0\.0", expression)]
+    by_hand = [path for path in ROOT.rglob("*.py") if BAD_CODES[-1] in path.read_text()]
+    assert by_hand == [ROOT / "prometheus" / "objectives.py"]
 
 
 def test_the_rules_are_well_formed() -> None:

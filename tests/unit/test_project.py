@@ -16,6 +16,7 @@ import gateway
 ROOT: Final = Path(__file__).resolve().parents[2]
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
 LOCK: Final = (ROOT / "requirements.lock").read_text()
+PARTS: Final = ("deploy/bill.lock", "deploy/image.lock")
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # What Markdown shows as code: a block between fences, and a span within a line.
@@ -27,9 +28,9 @@ def targets() -> set[str]:
     return {target for line in re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE) for target in line.split()}
 
 
-def locked() -> dict[str, str]:
+def locked(lock: str = LOCK) -> dict[str, str]:
     """Each requirement of the lock, and everything that is said of it."""
-    entries = re.findall(r"^([a-z][a-z0-9.-]*)(==(?:.*\\\n)*.*\n)", LOCK, re.MULTILINE)
+    entries = re.findall(r"^([a-z][a-z0-9.-]*)(==(?:.*\\\n)*.*\n)", lock, re.MULTILINE)
     return dict(entries)
 
 
@@ -46,8 +47,9 @@ def lock_is_current(folder: Path) -> bool:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    (tmp_path / ".ci").mkdir()
-    for name in (".ci/lock.py", "pyproject.toml", "requirements.lock"):
+    for directory in (".ci", "deploy"):
+        (tmp_path / directory).mkdir()
+    for name in (".ci/lock.py", "pyproject.toml", "requirements.lock", *PARTS):
         (tmp_path / name).write_text((ROOT / name).read_text())
     return tmp_path
 
@@ -97,8 +99,40 @@ def test_everything_that_the_project_names_is_locked() -> None:
     assert {name_of(requirement) for requirement in named} <= locked().keys()
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_locked_for_the_image_is_locked_alike_for_all(part: str) -> None:
+    found = {name: re.sub(" ;[^\\\\]*", " ", entry) for name, entry in locked((ROOT / part).read_text()).items()}
+    whole = {name: re.sub(" ;[^\\\\]*", " ", entry) for name, entry in locked().items()}
+
+    assert found.items() <= whole.items()
+    # Of the development's there is nothing.
+    assert not {"pytest", "mypy", "ruff", "uv", "hypothesis", "checkov"} & found.keys()
+    wanted = ["cyclonedx-bom"]
+    if part == "deploy/image.lock":
+        extras = PROJECT["project"]["optional-dependencies"].values()
+        wanted = [
+            *PROJECT["build-system"]["requires"],
+            *PROJECT["project"]["dependencies"],
+            *(name for extra in extras for name in extra),
+        ]
+    assert {name_of(requirement) for requirement in wanted} <= found.keys()
+
+
 def test_the_lock_was_made_from_this_project(copy: Path) -> None:
     assert lock_is_current(copy)
+
+
+def test_a_changed_lock_makes_its_parts_out_of_date(copy: Path) -> None:
+    (copy / "requirements.lock").write_text(LOCK.replace("aiohttp==3.", "aiohttp==4."))
+
+    assert not lock_is_current(copy)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_another_lock_is_out_of_date(part: str, copy: Path) -> None:
+    (copy / part).write_text((copy / part).read_text().replace("sha256:", "sha256:0", 1))
+
+    assert not lock_is_current(copy)
 
 
 @pytest.mark.parametrize(

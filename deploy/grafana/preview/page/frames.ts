@@ -61,7 +61,8 @@ function one(answer: Answer, series: Series): DataFrame {
         type: FieldType.number,
         labels: series.metric,
         config: { displayNameFromDS: name },
-        values: points(series).map(([, value]) => number(value)),
+        // As in Grafana's panel: what is no number is a gap, and no point.
+        values: points(series).map(([, value]) => (series.values && value === 'NaN' ? null : number(value))),
       },
     ],
   });

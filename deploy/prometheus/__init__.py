@@ -1,0 +1,1 @@
+"""What Prometheus is to record, and to wake somebody for."""

@@ -1,0 +1,160 @@
+"""Polls and the calls that they are for, in a world where each answer waits for an order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.calls import Bell, Call
+from gateway.http import dial
+from gateway.http.answers import Answer
+from gateway.http.body import DialRequest
+from gateway.model import CallStatus, Medium
+from gateway.upstream import NotSent
+from tests.calls.clockwork import Order, World
+
+LINE = "line-of-shared"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World(2)
+    yield made
+    made.close()
+
+
+def dialled(world: World, number: int, identifier: str, account: str = "shared") -> None:
+    exchange = world.replicas[number].exchange(world.record(identifier))
+    world.finish_alone(dial._create(exchange, DialRequest(Medium.VOICE, account), identifier))
+
+
+def polled(world: World, number: int, identifier: str, account: str = "shared") -> tuple[Call, Order]:
+    """A call that a replica follows, and its poll, which NSLB has not answered."""
+    replica = world.replicas[number]
+    call = world.finish(replica.calls.find(identifier, "billing"))
+
+    async def read() -> None:
+        bell = Bell()
+        with replica.followings.follow(call, replica.accounts[account], bell) as following:
+            while not call.over and not following.superseded:
+                await bell.wait()
+
+    world.errand(read())
+    while not (polls := [order for order in world.orders if "nslb events" in order.what]):
+        world.obey(world.orders[0], "done")
+    return call, polls[0]
+
+
+def events(world: World, identifier: str) -> list[CallStatus]:
+    return [
+        happening.status
+        for replica in world.replicas
+        for call in (world.finish_alone(replica.calls.find(identifier, "billing")),)
+        for happening in call.happenings
+    ]
+
+
+ONE, TWO = "1" * 22, "2" * 22
+
+
+@pytest.mark.parametrize("of", [ONE, TWO])
+def test_a_late_event_of_one_of_two_calls_is_told_of_neither(world: World, of: str) -> None:
+    """The poll was open when another replica made a call: NSLB can have meant either."""
+    dialled(world, 0, ONE)
+    call, poll = polled(world, 0, ONE)
+    if of == ONE:
+        world.happen(LINE, CallStatus.ENDED)
+        poll.perform()
+    dialled(world, 1, TWO)
+    if of == TWO:
+        world.happen(LINE, CallStatus.ENDED)
+
+    world.obey(poll, "done")
+    world.finish(world.replicas[0].catch_up())
+
+    assert events(world, ONE) == events(world, TWO) == []
+    assert not call.over
+    assert not world.finish_alone(world.replicas[1].calls.find(TWO, "billing")).over
+
+
+def test_a_poll_is_ended_here_before_another_call_is_asked_for(world: World) -> None:
+    dialled(world, 0, ONE)
+    _, poll = polled(world, 0, ONE)
+
+    exchange = world.replicas[0].exchange(world.record(TWO))
+    dialling = world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), TWO))
+
+    assert poll.future.cancelled()
+    assert not any("nslb" in order.what for order in world.orders)
+    assert not dialling.done()
+
+
+def test_a_poll_goes_on_after_a_call_that_was_not_made(world: World) -> None:
+    dialled(world, 0, ONE)
+    call, _ = polled(world, 0, ONE)
+    exchange = world.replicas[0].exchange(world.record(TWO))
+    dialling = world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), TWO))
+    while not (asked := [order for order in world.orders if "nslb create" in order.what]):
+        world.obey(world.orders[0], "done")
+
+    world.obey(asked[0], "refused")
+    world.happen(LINE, CallStatus.CONNECTED)
+    for _ in range(20):
+        for order in world.orders[:1]:
+            world.obey(order, "done")
+
+    assert call.status is CallStatus.CONNECTED
+    assert isinstance(dialling.exception(), NotSent)
+
+
+# --- a release, and what may not be done meanwhile
+
+
+def released(world: World, number: int, identifier: str) -> tuple[asyncio.Task[Answer], Order]:
+    """A release that NSLB has carried out, and not answered."""
+    record = world.record(f"drop {identifier}")
+    task = world.begin(dial.release(world.replicas[number].exchange(record, identifier)))
+    while not (drops := [order for order in world.orders if "nslb drop" in order.what]):
+        world.obey(world.orders[-1], "done")
+    drops[0].perform()
+    return task, drops[0]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_call_is_asked_for_before_a_release_is_answered(world: World, number: int) -> None:
+    """Here or at another gateway: what was sent may arrive late, and end the wrong one."""
+    dialled(world, 0, ONE)
+    releasing, drop = released(world, 0, ONE)
+
+    exchange = world.replicas[number].exchange(world.record(TWO))
+    dialling = world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), TWO))
+    for _ in range(20):
+        for order in [order for order in world.orders if order is not drop]:
+            world.obey(order, "done")
+        world.wait(0.1)
+    assert not dialling.done()
+    assert [ringing.request for ringing in world.rung] == [ONE]
+
+    world.obey(drop, "done")
+    assert world.finish(wait_for(releasing)).status == 200
+    assert world.finish(wait_for(dialling)).status == 201
+    assert [(ringing.request, ringing.live) for ringing in world.rung] == [(ONE, False), (TWO, True)]
+
+
+def test_the_line_of_a_call_is_free_when_nobody_polls_for_it_any_more(world: World) -> None:
+    dialled(world, 0, ONE, "alone")
+    _, poll = polled(world, 0, ONE, "alone")
+    _, drop = released(world, 0, ONE)
+
+    world.obey(drop, "done")
+    while not (freeing := [order for order in world.orders if order.what == "store write line:line-of-alone"]):
+        world.obey(next(order for order in world.orders if order is not poll), "done")
+
+    assert freeing
+    assert poll.future.cancelled()
+
+
+async def wait_for(task: asyncio.Task[Answer]) -> Answer:
+    return await task
