@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gateway.store import sqlite_statements as statements
 from gateway.store.ledger import Page, end_of, past, version_after
 from gateway.store.presence import Presence
 from gateway.store.protocol import new_owner
@@ -29,59 +30,6 @@ _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
 _PRIMARY: Final = 0xFF  # the part of an error code without its details
 _PRIVATE: Final = 0o600
-# The rules are those of `Shelf` and `Ledger`, where each is explained.
-_TOKENS: Final = """
-CREATE TABLE IF NOT EXISTS tokens (
-    key TEXT PRIMARY KEY,
-    generation INTEGER NOT NULL DEFAULT 0,
-    sealed BLOB NOT NULL DEFAULT x'',
-    fence INTEGER NOT NULL DEFAULT 0,
-    until REAL NOT NULL DEFAULT 0,
-    working INTEGER NOT NULL DEFAULT 0,
-    failures INTEGER NOT NULL DEFAULT 0,
-    touched REAL NOT NULL
-) WITHOUT ROWID
-"""
-# Without a seal there is no record any more, only the number of the one that was erased.
-_RECORDS: Final = """
-CREATE TABLE IF NOT EXISTS records (
-    key TEXT PRIMARY KEY,
-    version INTEGER NOT NULL,
-    sealed BLOB,
-    until REAL NOT NULL
-) WITHOUT ROWID
-"""
-_RECORDS_BY_END: Final = "CREATE INDEX IF NOT EXISTS records_by_end ON records (until)"
-_TOUCH: Final = """
-INSERT INTO tokens (key, touched) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET touched = excluded.touched
-"""
-_LEASE: Final = """
-UPDATE tokens SET fence = max(fence + 1, CAST(:now * 1000 AS INTEGER)), until = :now + :seconds, working = 1
-WHERE key = :key AND until <= :now RETURNING fence, failures
-"""
-_PUT: Final = """
-UPDATE tokens SET generation = :generation, sealed = :sealed, failures = 0,
-    until = CASE WHEN :fence IS NULL THEN until ELSE 0 END,
-    working = CASE WHEN :fence IS NULL THEN working ELSE 0 END
-WHERE key = :key AND generation = :after AND :generation > :after
-    AND (:fence IS NULL OR (working AND fence = :fence AND until > :now))
-"""
-_RESEAL: Final = "UPDATE tokens SET sealed = :sealed WHERE key = :key AND generation = :generation AND :generation > 0"
-_RELEASE: Final = """
-UPDATE tokens SET working = 0, until = :now + :hold, failures = failures + (:hold > 0)
-WHERE key = :key AND working AND fence = :fence AND until > :now
-"""
-_GET: Final = "SELECT version, sealed FROM records WHERE key = ? AND sealed IS NOT NULL AND until > ?"
-_LEFT: Final = "SELECT version, sealed IS NOT NULL AND until > ? FROM records WHERE key = ?"
-_WRITE: Final = "INSERT OR REPLACE INTO records (key, version, sealed, until) VALUES (?, ?, ?, ?)"
-_ERASE: Final = """
-UPDATE records SET sealed = NULL, until = :past
-WHERE key = :key AND version = :after AND sealed IS NOT NULL AND until > :now
-"""
-# A few at a time, and more than a write adds.
-_DROP_ENDED: Final = """
-DELETE FROM records WHERE key IN (SELECT key FROM records WHERE until <= ? ORDER BY until LIMIT 8)
-"""
 
 
 class SqliteStore:
@@ -130,7 +78,7 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> Lease | Busy:
             with self._touching(connection, key) as now:
-                found = connection.execute(_LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
+                found = connection.execute(statements.LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
                 if found is not None:
                     return Lease(*found)
                 until, working, failures = connection.execute(
@@ -143,21 +91,21 @@ class SqliteStore:
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
         """See `Shelf.put`."""
         values = {"key": key, "sealed": sealed, "generation": generation, "after": after, "fence": fence}
-        return await self._change(_PUT, key, values)
+        return await self._change(statements.PUT, key, values)
 
     async def reseal(self, key: str, sealed: bytes, *, generation: int) -> bool:
         """See `Shelf.reseal`."""
-        return await self._change(_RESEAL, key, {"key": key, "sealed": sealed, "generation": generation})
+        return await self._change(statements.RESEAL, key, {"key": key, "sealed": sealed, "generation": generation})
 
     async def release(self, key: str, *, fence: int, hold: float) -> None:
         """See `Shelf.release`."""
-        await self._change(_RELEASE, key, {"key": key, "fence": fence, "hold": hold})
+        await self._change(statements.RELEASE, key, {"key": key, "fence": fence, "hold": hold})
 
     async def get(self, key: str) -> Page | None:
         """See `Ledger.get`."""
 
         def work(connection: sqlite3.Connection) -> Page | None:
-            found = connection.execute(_GET, (key, self._wall())).fetchone()
+            found = connection.execute(statements.GET, (key, self._wall())).fetchone()
             return None if found is None else Page(*found)
 
         return await self._run(work)
@@ -167,12 +115,12 @@ class SqliteStore:
 
         def work(connection: sqlite3.Connection) -> int:
             with self._writing(connection) as now:
-                left, there = connection.execute(_LEFT, (now, key)).fetchone() or (0, False)
+                left, there = connection.execute(statements.LEFT, (now, key)).fetchone() or (0, False)
                 if (left if there else 0) != after:
                     return 0
                 version = version_after(left, now)
-                connection.execute(_WRITE, (key, version, sealed, end_of(version, seconds, now)))
-                connection.execute(_DROP_ENDED, (now,))
+                connection.execute(statements.WRITE, (key, version, sealed, end_of(version, seconds, now)))
+                connection.execute(statements.DROP_ENDED, (now,))
                 return version
 
         version = await self._run(work)
@@ -186,9 +134,9 @@ class SqliteStore:
         def work(connection: sqlite3.Connection) -> bool:
             with self._writing(connection) as now:
                 values = {"key": key, "after": after, "past": past(after), "now": now}
-                erased = connection.execute(_ERASE, values).rowcount == 1
+                erased = connection.execute(statements.ERASE, values).rowcount == 1
                 if erased:
-                    connection.execute(_DROP_ENDED, (now,))
+                    connection.execute(statements.DROP_ENDED, (now,))
                 return erased
 
         erased = await self._run(work)
@@ -272,7 +220,7 @@ class SqliteStore:
     def _touching(self, connection: sqlite3.Connection, key: str) -> Iterator[float]:
         """A transaction that is alone, and its time; there is a row for the key of a token in it."""
         with self._writing(connection) as now:
-            connection.execute(_TOUCH, (key, now))
+            connection.execute(statements.TOUCH, (key, now))
             yield now
 
     @contextlib.contextmanager
@@ -316,7 +264,7 @@ class SqliteStore:
         connection.execute("PRAGMA synchronous = FULL")
         # What a newer token took the place of must not stay readable in pages that are free.
         connection.execute("PRAGMA secure_delete = ON")
-        for table_or_index in (_TOKENS, _RECORDS, _RECORDS_BY_END):
+        for table_or_index in (statements.TOKENS, statements.RECORDS, statements.RECORDS_BY_END):
             connection.execute(table_or_index)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         connection.execute("DELETE FROM tokens WHERE touched < ?", (self._wall() - FORGET_SECONDS,))

@@ -464,7 +464,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a token is written only in the place of the one it was made for (SQLite)",
-        "gateway/store/sqlite.py",
+        "gateway/store/sqlite_statements.py",
         "WHERE key = :key AND generation = :after AND :generation > :after\n",
         "WHERE key = :key AND :generation > :after\n",
         f"{STORES} -k sqlite",
@@ -485,7 +485,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a holder that stalls past its lease can't write (SQLite)",
-        "gateway/store/sqlite.py",
+        "gateway/store/sqlite_statements.py",
         "    AND (:fence IS NULL OR (working AND fence = :fence AND until > :now))\n",
         "    AND (:fence IS NULL OR (working AND fence = :fence))\n",
         f"{STORES} -k sqlite",

@@ -82,7 +82,7 @@ class Replicas(RuleBasedStateMachine):
         self.tokens: dict[bytes, Token] = {}
         self.replicas = [Replica(skew) for skew in (0.0, 7.0, -7.0)]
         self.fences: list[int] = []
-        self.disorder = False  # the store has lost everything, or somebody who was cut off applied alone
+        self.disorder = False  # the store has lost everything, or somebody has applied out of turn
 
     # --- the pieces, as the gateway puts them together
 
@@ -180,6 +180,9 @@ class Replicas(RuleBasedStateMachine):
         replica = self.replicas[number]
         if replica.lease is not None and replica.fetched is None:
             replica.fetched = self.obtain(replica)
+            # Who stalls until the lease is over, and asks then, ends a token that somebody has in turn: the fabric
+            # knows of no fence.
+            self.disorder |= self.now >= replica.leased_until
 
     @rule(number=REPLICAS)
     def the_fabric_fails(self, number: int) -> None:
