@@ -6,8 +6,9 @@ overwrite what somebody else has written since it was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.calls.line import Line
@@ -18,6 +19,15 @@ _MOST_TRIES: Final = 8
 
 # What becomes of a line; `None`: nothing.
 Step = Callable[[Line], Line | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wish:
+    """A change that somebody waits for; `known` if it may begin with what was known last."""
+
+    step: Step
+    found: asyncio.Future[Line | None]
+    known: bool
 
 
 def line_key(line: str) -> str:
@@ -33,6 +43,8 @@ class LineRecords:
         self._wall = wall
         self._known: dict[str, Line] = {}
         self._owed: dict[tuple[str, str], Step] = {}
+        self._wishes: dict[str, list[_Wish]] = {}
+        self._working: dict[str, asyncio.Task[None]] = {}
 
     def last(self, line: str) -> Line:
         """A line as it was known last."""
@@ -50,19 +62,43 @@ class LineRecords:
     async def change(self, line: str, step: Step, *, known: bool = False) -> Line | None:
         """Have a line be as `step` makes it; `None` if that is nothing else. `known`: begin with what was known last.
 
-        Raises `StoreUnavailable`, also if others were faster again and again.
+        `step` may be asked several times. Raises `StoreUnavailable`, also if others were faster again and again.
         """
-        found = self._known.get(line) if known else None
+        loop = asyncio.get_running_loop()
+        wish = _Wish(step, loop.create_future(), known)
+        self._wishes.setdefault(line, []).append(wish)
+        if line not in self._working:
+            self._working[line] = loop.create_task(self._work(line))
+        return await wish.found
+
+    async def _work(self, line: str) -> None:
+        """Do what is wished of a line, all that came while the store was asked at once: they would only race."""
+        while wishes := self._wishes.pop(line, None):
+            try:
+                await self._fulfil(line, wishes)
+            except Exception as exc:  # noqa: BLE001 - whoever wished gets it
+                for wish in wishes:
+                    if not wish.found.done():
+                        wish.found.set_exception(exc)
+        del self._working[line]
+
+    async def _fulfil(self, line: str, wishes: Sequence[_Wish]) -> None:
+        found = self._known.get(line) if all(wish.known for wish in wishes) else None
         fresh = found is None
         for _ in range(_MOST_TRIES):
             if found is None:
                 found, fresh = await self.read(line), True
-            wanted = step(found.at(self._wall()))
-            if wanted is None:
-                if fresh:
-                    return None
-            elif await self._write(line, wanted):
-                return wanted
+            present = before = found.at(self._wall())
+            made = []
+            for wish in wishes:
+                wanted = wish.step(present)
+                made.append(wanted)
+                present = wanted or present
+            if (present is before and fresh) or (present is not before and await self._write(line, present)):
+                for wish, wanted in zip(wishes, made, strict=True):
+                    if not wish.found.done():
+                        wish.found.set_result(wanted)
+                return
             found = None
         raise StoreUnavailable("others are faster")
 

@@ -158,3 +158,23 @@ def test_the_line_of_a_call_is_free_when_nobody_polls_for_it_any_more(world: Wor
 
 async def wait_for(task: asyncio.Task[Answer]) -> Answer:
     return await task
+
+
+def test_calls_that_are_asked_for_at_once_do_not_race_for_their_line(world: World) -> None:
+    """Each would have to read and write again for each of the others."""
+    replica = world.replicas[0]
+    dialling = []
+    for number in range(20):
+        identifier = f"{number:022d}"
+        exchange = replica.exchange(world.record(identifier))
+        dialling.append(world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), identifier)))
+    asked = 0
+    while not all(task.done() for task in dialling):
+        of_the_line = [order for order in world.orders if LINE in order.what]
+        assert len(of_the_line) <= 1
+        asked += len(of_the_line)
+        for order in list(world.orders):
+            world.obey(order, "done")
+
+    assert len(world.rung) == 20
+    assert asked <= 10
