@@ -20,7 +20,7 @@ from gateway.problems import Problem
 from gateway.store import StoreUnavailable, Vault
 
 _LOOK_SECONDS: Final = 0.05
-_RELEASE_PATIENCE_SECONDS: Final = 10.0
+_PATIENCE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class Lines:
     async def ask(self, line: str, call: str, until: float) -> None:
         """A call is about to be asked for on a line that others may use as well: from now on NSLB may mean it.
 
-        Waits for a release that is under way, at most `until` (in seconds of the event loop's clock). Raises `Problem`.
+        Waits a while for a release that is under way, at most `until` (in seconds of the event loop's clock). Raises
+        `Problem`.
         """
         if line in self._releasing:
             await self._until_released(line, until)
@@ -124,7 +125,7 @@ class Lines:
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout_at(min(until, loop.time() + _RELEASE_PATIENCE_SECONDS)):
+            async with asyncio.timeout_at(min(until, loop.time() + _PATIENCE_SECONDS)):
                 while (other := self._releasing.get(line)) is not None:
                     await other.wait()
                 self._releasing[line] = asyncio.Event()
@@ -196,8 +197,9 @@ class Lines:
     # --- inside
 
     async def _until_released(self, line: str, until: float) -> None:
+        give_up = min(until, asyncio.get_running_loop().time() + _PATIENCE_SECONDS)
         try:
-            async with asyncio.timeout_at(None if until == float("inf") else until):
+            async with asyncio.timeout_at(give_up):
                 while (release := self._releasing.get(line)) is not None:
                     await release.wait()
         except TimeoutError:
@@ -206,6 +208,7 @@ class Lines:
     async def _mark(self, line: str, call: str, until: float) -> None:
         """Have other replicas know that a call is asked for; mostly nobody else has written since we looked."""
         loop = asyncio.get_running_loop()
+        give_up = None
         while True:
             waiting = False
 
@@ -218,7 +221,8 @@ class Lines:
             await self.records.change(line, step, known=True)
             if not waiting:
                 return
-            if loop.time() >= until:
+            give_up = give_up or min(until, loop.time() + _PATIENCE_SECONDS)
+            if loop.time() >= give_up:
                 raise _busy()
             await asyncio.sleep(_LOOK_SECONDS)
 

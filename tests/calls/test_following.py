@@ -12,8 +12,9 @@ from gateway.http import dial
 from gateway.http.answers import Answer
 from gateway.http.body import DialRequest
 from gateway.model import CallStatus, Medium
+from gateway.problems import ACCOUNT_BUSY, Problem
 from gateway.upstream import NotSent
-from tests.calls.clockwork import Order, World
+from tests.calls.clockwork import LIMIT_SECONDS, Order, World
 
 LINE = "line-of-shared"
 
@@ -178,3 +179,21 @@ def test_calls_that_are_asked_for_at_once_do_not_race_for_their_line(world: Worl
 
     assert len(world.rung) == 20
     assert asked <= 10
+
+
+def test_a_call_does_not_wait_long_for_a_release_of_a_gateway_that_is_gone(world: World) -> None:
+    dialled(world, 0, ONE)
+    released(world, 0, ONE)
+    world.kill(0)
+
+    exchange = world.replicas[1].exchange(world.record(TWO))
+    with pytest.raises(Problem) as refused:
+        world.finish_alone(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), TWO))
+
+    assert refused.value.type is ACCOUNT_BUSY
+    assert world.loop.now < LIMIT_SECONDS / 2
+    assert [ringing.request for ringing in world.rung] == [ONE]
+    # When the release can't arrive any more, calls are made again.
+    world.wait(LIMIT_SECONDS)
+    dialled(world, 1, TWO)
+    assert [ringing.request for ringing in world.rung] == [ONE, TWO]
