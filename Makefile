@@ -15,8 +15,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 CODE := gateway tests deploy .ci
 
-# Beyond a few the tests, each with servers of its own, wait for one another more than for the processors.
-SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4
+# Tests wait for their servers more than for the processors; beyond a few they wait for one another.
+SIDE_BY_SIDE := --numprocesses=4
 
 ifdef COVERAGE
 PYTEST := $(BIN)/coverage run -m pytest $(SIDE_BY_SIDE)
