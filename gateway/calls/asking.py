@@ -38,6 +38,17 @@ async def asked(account: Account, ask: Ask, until: float = math.inf) -> Verdict:
     return verdict
 
 
+def insist(verdict: Verdict) -> None:
+    """Raises `Problem` if NSLB did not do what it was asked for, or nobody knows whether it did."""
+    if verdict.problem is not None:
+        raise Problem(
+            verdict.problem,
+            verdict.detail,
+            result_code=verdict.result_code,
+            result_description=verdict.description,
+        )
+
+
 async def _with_another_token(account: Account, ask: Ask, until: float) -> Verdict:
     """What NSLB answers, after the token was refused or over while the request waited for a connection."""
     for _ in range(_MOST_WAITS):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway import problems
-from gateway.calls.asking import asked
+from gateway.calls.asking import asked, insist
 from gateway.calls.call import Call
 from gateway.calls.lines import Hold, Lines
 from gateway.calls.registry import Calls
@@ -112,13 +112,7 @@ class Desk:
             nslb = self.nslb
             verdict = await asked(account, lambda credential: nslb.create(medium, credential, record, until), until)
             record.result_code = verdict.result_code
-            if verdict.problem is not None:
-                raise Problem(
-                    verdict.problem,
-                    verdict.detail,
-                    result_code=verdict.result_code,
-                    result_description=verdict.description,
-                )
+            insist(verdict)
         except BaseException as exc:
             made = _may_be_made(exc, record)
             # What may have been made has an exclusive account until its time is over: nobody can release that call.

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gateway.calls.asking import asked
+from gateway.calls.asking import asked, insist
 from gateway.calls.call import Call
 from gateway.calls.lines import Lines
 from gateway.calls.registry import Calls
 from gateway.model import CallEvent, Operation
-from gateway.problems import Problem
 from gateway.telemetry import Record, Telemetry
 from gateway.tokens import Account
 from gateway.upstream import Nslb
@@ -103,11 +102,5 @@ class Polling:
             raise
         finally:
             self._telemetry.polled(record)
-        if verdict.problem is not None:
-            raise Problem(
-                verdict.problem,
-                verdict.detail,
-                result_code=verdict.result_code,
-                result_description=verdict.description,
-            )
+        insist(verdict)
         return verdict.event

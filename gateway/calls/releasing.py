@@ -12,7 +12,7 @@ import math
 from typing import Final
 
 from gateway import problems
-from gateway.calls.asking import asked
+from gateway.calls.asking import asked, insist
 from gateway.calls.call import Call
 from gateway.calls.following import Bell, Followings
 from gateway.calls.turns import Turn
@@ -84,13 +84,7 @@ class Releases:
         # It refuses mostly because the call has ended, and tells of that to whoever asks for its events.
         if verdict.outcome is Outcome.REJECTED and await self._has_ended(call, account):
             return
-        if verdict.problem is not None:
-            raise Problem(
-                verdict.problem,
-                verdict.detail,
-                result_code=verdict.result_code,
-                result_description=verdict.description,
-            )
+        insist(verdict)
         end = CallEvent(CallStatus.ENDED, None, verdict.description, {})
         await self._followings.calls.change(call, lambda known: known.happened(end))
         self._followings.news(call)
