@@ -21,6 +21,10 @@ from gateway.store import StoreUnavailable, Vault
 
 _LOOK_SECONDS: Final = 0.05
 _PATIENCE_SECONDS: Final = 10.0
+_POLL_END_SECONDS: Final = 1.0
+
+Interrupt = Callable[[], "asyncio.Future[Any] | None"]
+"""Begins to end a poll, and returns what is done when it has ended; `None` if none is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Lines:
         self._current: dict[str, str] = {}  # of lines that only this process knows
         self._sending: dict[str, dict[str, asyncio.Event]] = {}  # calls that may be made by now
         self._releasing: dict[str, asyncio.Event] = {}
-        self._polls: dict[str, list[Callable[[], None]]] = {}
+        self._polls: dict[str, list[Interrupt]] = {}
         self._latest: dict[str, str] = {}  # what this process put on a line last, whether the store knows of it or not
 
     # --- a call is made
@@ -76,7 +80,7 @@ class Lines:
             return None
         self._current.pop(line, None)  # it was not exclusive before a reload
         self._latest[line] = call
-        self._interrupt(line)
+        await self._end_polls(line)
         return Hold(line, call, before)
 
     async def give_back(self, hold: Hold) -> None:
@@ -92,16 +96,18 @@ class Lines:
         if line in self._releasing:
             await self._until_released(line, until)
         self._sending.setdefault(line, {})[call] = asyncio.Event()
-        self._interrupt(line)
-        if self._shared and self._vault.available:
-            try:
+        marked = self._shared and self._vault.available
+        try:
+            await self._end_polls(line)
+            if marked:
                 await self._mark(line, call, until)
-            except StoreUnavailable:
-                return  # settling it takes the mark away, if it is there
-            except BaseException:
+        except StoreUnavailable:
+            return  # settling it takes the mark away, if it is there
+        except BaseException:
+            if marked:
                 self.records.owe(line, call, lambda found: found.settled(call))
-                self._sent(line, call)
-                raise
+            self._sent(line, call)
+            raise
 
     def settled(self, line: str, call: str, *, made: bool) -> Coroutine[Any, Any, None] | None:
         """It is known what became of a call that was asked for: it may have been `made`, or it was not.
@@ -183,14 +189,14 @@ class Lines:
             return False
         return bool(found.making) or found.superseded(call)
 
-    def interrupts(self, line: str, told: Callable[[], None]) -> None:
-        """Have `told` called when a call is about to be made: NSLB would tell of it to a poll of the call before."""
-        self._polls.setdefault(line, []).append(told)
+    def interrupts(self, line: str, end: Interrupt) -> None:
+        """Have `end` end a poll before a call is made: NSLB would tell of it to a poll of the call before."""
+        self._polls.setdefault(line, []).append(end)
 
-    def interrupts_no_more(self, line: str, told: Callable[[], None]) -> None:
+    def interrupts_no_more(self, line: str, end: Interrupt) -> None:
         """No more of that."""
         others = self._polls[line]
-        others.remove(told)
+        others.remove(end)
         if not others:
             del self._polls[line]
 
@@ -271,9 +277,10 @@ class Lines:
         if not calls:
             del self._sending[line]
 
-    def _interrupt(self, line: str) -> None:
-        for told in self._polls.get(line, ()):
-            told()
+    async def _end_polls(self, line: str) -> None:
+        polls = {poll for end in self._polls.get(line, ()) if (poll := end()) is not None}
+        if polls:
+            await asyncio.wait(polls, timeout=_POLL_END_SECONDS)
 
 
 def _release_over(call: str, *, ended: bool) -> Step:

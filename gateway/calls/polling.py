@@ -50,10 +50,11 @@ class Polling:
         self._heard = heard
         self._asking: asyncio.Task[CallEvent | None] | None = None
 
-    def interrupt(self) -> None:
-        """End the poll that is open."""
+    def interrupt(self) -> asyncio.Task[CallEvent | None] | None:
+        """End the poll that is open, if one is; it is done when NSLB can tell it nothing more."""
         if self._asking is not None:
             self._asking.cancel()
+        return self._asking
 
     async def next(self, nslb: Nslb) -> CallEvent | None:
         """The next event of the line, or `None` if the poll ended without one.

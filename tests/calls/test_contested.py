@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from gateway.calls import Lines
 from gateway.simulator import Fault, Simulator
+from gateway.store import MemoryStore, Seal, Vault
+from gateway.telemetry import LineWriter, Log, Metrics
 from tests.calls.test_keys import durable
 from tests.calls.test_whole_call import BEARER, STREAM, Stream, delete, dialled, get, of, operations, push
 from tests.harness import Farm, Harness, until
@@ -67,6 +72,7 @@ async def test_an_event_while_another_call_is_refused_is_of_the_one_there_is(
         simulator.fault(Fault("result-code", "create", code="13", delay=0.3))
         second = asyncio.create_task(gateway.dial())
         await until_created(simulator, 2)
+        await until(lambda: simulator.polls == 0)
         push(simulator, "Call connected")
 
         assert (await stream.event())["event"] == "connected"
@@ -328,3 +334,34 @@ async def test_a_release_does_not_wait_for_ever_for_a_call_that_is_being_made(
     assert "Retry-After" in released.headers
     assert (await second).status == 201
     assert "drop" not in operations(simulator)
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines(Vault("memory", MemoryStore(), Seal(), Log(LineWriter(io.BytesIO())), Metrics("0")))
+
+
+async def test_no_call_is_asked_for_before_the_polls_of_its_line_have_ended(lines: Lines) -> None:
+    poll = asyncio.get_running_loop().create_future()
+    lines.interrupts("line", lambda: poll)
+    asking = asyncio.create_task(lines.ask("line", "call", math.inf))
+    await asyncio.sleep(0)
+    assert not asking.done()
+
+    poll.cancel()
+
+    await asking
+    work = lines.settled("line", "call", made=True)
+    assert work is None
+    assert await lines.current("line") == "call"
+
+
+async def test_whoever_leaves_while_a_poll_ends_asks_for_no_call(lines: Lines) -> None:
+    lines.interrupts("line", asyncio.get_running_loop().create_future)
+    asking = asyncio.create_task(lines.ask("line", "call", math.inf))
+    await asyncio.sleep(0)
+
+    asking.cancel()
+
+    assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], asyncio.CancelledError)
+    assert await lines.current("line") is None

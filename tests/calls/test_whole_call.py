@@ -13,6 +13,7 @@ from gateway.simulator import Fault, Simulator
 from tests.harness import KEY, OTHER_KEY, Answered, Farm, Harness, digest, merge, until
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
+_STANDSTILL_SECONDS = 40.0
 STREAM = BEARER | {"Accept": "text/event-stream"}
 OTHER = {
     "services": {"crm": {"accounts": ["sales"], "credentials": [{"api_key": digest(OTHER_KEY)}]}},
@@ -92,11 +93,15 @@ class Stream:
     async def block(self) -> list[str]:
         """The next block of lines."""
         lines = []
-        while (line := (await self.response.content.readline()).decode()).strip():
+        while (line := (await self._line()).decode()).strip():
             lines.append(line.rstrip("\n"))
         if not lines and not line:
             raise EOFError
         return lines
+
+    async def _line(self) -> bytes:
+        async with asyncio.timeout(_STANDSTILL_SECONDS):
+            return await self.response.content.readline()
 
     async def rest(self) -> str:
         """Everything to the end."""
