@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,25 @@ def pytest_asyncio_loop_factories(
     if item.path.parent.name in _BOTH_LOOPS:
         factories["asyncio"] = asyncio.new_event_loop
     return factories
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found.update(map(int, listed.read_text().split()))
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """What a test that failed left running is ended: an event loop does not close before its processes have ended."""
+    before = _children()
+    try:
+        yield
+    finally:
+        for pid in _children() - before:
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ class Process:
 
     async def started(self) -> None:
         self.reader = asyncio.create_task(self.read())
-        await until(lambda: self.of("gateway.started") or self.process.returncode is not None)
+        await until(lambda: self.of("gateway.started") or self.process.returncode is not None, turns=6000)
         assert self.process.returncode is None
 
     def of(self, event: str) -> list[dict[str, Any]]:

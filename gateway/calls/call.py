@@ -6,6 +6,7 @@ stays as it ended.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -93,7 +94,11 @@ class Call:
             "result_description": self.description,
         }
 
-    def adopt(self, other: Self) -> None:
+    def copy(self) -> Call:
+        """The same, to be changed on its own."""
+        return copy.copy(self)
+
+    def adopt(self, other: Call) -> None:
         """Become what another replica knows, unless that is less."""
         self.version = other.version
         self.told = max(self.told, other.told)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gateway import problems
-from gateway.calls.call import Call, Happening
+from gateway.calls.call import Call
 from gateway.calls.line_records import line_key
 from gateway.calls.lines import Lines
 from gateway.calls.polling import Interrupted, Polling
@@ -275,12 +275,8 @@ class Following:
         if await self._replaced():
             return
 
-        def step(call: Call) -> Happening | None:
-            happening = call.happened(event)
-            self._all.news(call)
-            return happening
-
-        await self._all.calls.change(self.call, step)
+        await self._all.calls.change(self.call, lambda call: call.happened(event))
+        self._all.news(self.call)
         if self.call.over:
             await self._all.lines.free(self.call.line, self.call.id)
 

@@ -10,14 +10,12 @@ import re
 from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from gateway import problems
 from gateway.calls.call import Call
 from gateway.problems import Problem
 from gateway.store import StoreUnavailable, Vault
-
-T = TypeVar("T")
 
 ID_BYTES: Final = 16
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -56,11 +54,7 @@ class Calls:
 
     async def save(self, call: Call) -> None:
         """Tell other replicas of a call, now, or when the store can be reached again."""
-        if self._vault.available:
-            await self._save(call, lambda _: None)
-        else:
-            self._unsaved[call.id] = call
-            self._forget_most()
+        await self.change(call, _unchanged)
 
     async def find(self, identifier: str, service: str) -> Call:
         """A call of a service, as it is known by now. Raises `Problem`."""
@@ -87,15 +81,21 @@ class Calls:
             if kept is not None and kept.content is not None and kept.version > call.version:
                 call.adopt(Call.decode(call.id, kept.content, kept.version))
 
-    async def change(self, call: Call, step: Callable[[Call], T]) -> T:
-        """Change what is known of a call, here at once and then in the store.
+    async def change(self, call: Call, step: Callable[[Call], object]) -> None:
+        """Change what is known of a call, in the store first: what anybody is told, no crash takes back.
 
-        If another replica was faster, `step` is done once more, on what that one knows.
+        If another replica was faster, `step` is done on what that one knows. What the store can't take now it is given
+        later.
         """
-        result = step(call)
-        if self._shared:
-            await self._save(call, step)
-        return result
+        done = False
+        try:
+            done = self._shared and self._vault.available and await self._write(call, step)
+        finally:
+            # It has happened, also if whoever wanted to write it has left.
+            if not done:
+                step(call)
+                if self._shared:
+                    self._owe(call)
 
     @property
     def behind(self) -> bool:
@@ -105,8 +105,14 @@ class Calls:
     async def resave(self) -> None:
         """Put into the store what it could not take when it happened."""
         for call in list(self._unsaved.values()):
-            await self._save(call, lambda _: None)
-            if call.id in self._unsaved:
+            del self._unsaved[call.id]
+            done = False
+            try:
+                done = await self._write(call, _unchanged)
+            finally:
+                if not done:
+                    self._owe(call)
+            if not done:
                 return
 
     # --- inside
@@ -147,28 +153,32 @@ class Calls:
             known.adopt(other)
         return known
 
-    async def _save(self, call: Call, step: Callable[[Call], object]) -> None:
-        self._unsaved[call.id] = call
-        self._forget_most()
+    async def _write(self, call: Call, step: Callable[[Call], object]) -> bool:
+        """Change a call in the store and here; whether it could be done."""
+        key = record_key(call.id)
         try:
             for _ in range(_MOST_TRIES):
-                content = call.encode()
-                version = await self._vault.write(
-                    record_key(call.id), content, after=call.version, seconds=_KEEP_SECONDS
-                )
+                draft = call.copy()
+                step(draft)
+                version = await self._vault.write(key, draft.encode(), after=draft.version, seconds=_KEEP_SECONDS)
                 if version:
-                    call.version = max(call.version, version)
-                    break
-                kept = await self._vault.record(record_key(call.id))
+                    draft.version = version
+                    call.adopt(draft)
+                    return True
+                kept = await self._vault.record(key)
                 if kept is None or kept.content is None:
                     call.version = 0 if kept is None else kept.version
-                    continue
-                call.adopt(Call.decode(call.id, kept.content, kept.version))
-                step(call)
+                else:
+                    call.adopt(Call.decode(call.id, kept.content, kept.version))
         except (StoreUnavailable, ValueError):
-            return
-        self._unsaved.pop(call.id, None)
+            pass
+        return False
 
-    def _forget_most(self) -> None:
+    def _owe(self, call: Call) -> None:
+        self._unsaved[call.id] = call
         if len(self._unsaved) > self._most:
             del self._unsaved[next(iter(self._unsaved))]
+
+
+def _unchanged(_: Call) -> None:
+    """It is written as it is."""

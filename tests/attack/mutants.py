@@ -638,6 +638,20 @@ MUTANTS: Final = (
         f"{CALLS} -k another_service",
     ),
     Mutant(
+        "what is told of a call is in the store",
+        "gateway/calls/registry.py",
+        "                draft = call.copy()\n",
+        "                draft = call\n",
+        "tests/calls/test_following.py",
+    ),
+    Mutant(
+        "the polls of a line end before another call is made",
+        "gateway/calls/lines.py",
+        "            await asyncio.wait(polls, timeout=_POLL_END_SECONDS)\n",
+        "            await asyncio.sleep(0)\n",
+        "tests/calls/test_contested.py -k have_ended",
+    ),
+    Mutant(
         "a release is for the call that is meant",
         "gateway/calls/lines.py",
         "if current is not None and current != call:\n",

@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 
 from gateway.simulator import Fault
 from tests.harness import Farm, digest, settings, until
+from tests.running import Process
 
 TOKEN = "eyJTOKENSECRET%2BabcDEF%2F123%3D%3D"
 KEY = "dgw_KEYSECRETKEYSECRETKEYSECRETKEYSECRETKEYSECR"
@@ -83,33 +84,27 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
     configured["upstream"]["timeouts"]["response"] = 0.3
     path = tmp_path / "gateway.yaml"
     path.write_text(yaml.safe_dump(configured))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-X",
-        "dev",
-        "-m",
-        "gateway",
-        "serve",
-        "--config",
-        str(path),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"DIAL_TEST_TOKEN": ENVIRONMENT},
-        cwd=Path(__file__).parents[2],
+    process = Process(
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-X",
+            "dev",
+            "-m",
+            "gateway",
+            "serve",
+            "--config",
+            str(path),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"DIAL_TEST_TOKEN": ENVIRONMENT},
+            cwd=Path(__file__).parents[2],
+        )
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    first = await process.stdout.readline()
-    started = json.loads(first)
-    output = bytearray(first)
-
-    async def drink(stream: asyncio.StreamReader) -> None:
-        while chunk := await stream.read(65536):
-            output.extend(chunk)
-
-    drinking = [asyncio.create_task(drink(stream)) for stream in (process.stdout, process.stderr)]
+    assert process.process.stderr is not None
+    drinking = asyncio.create_task(process.process.stderr.read())
+    await process.started()
     seen = bytearray()
-    base, admin = f"http://{started['listen']}", f"http://{started['admin']}"
+    base, admin = process.base, process.admin
     faults: list[Fault | None] = [
         None,
         *(
@@ -159,7 +154,7 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
         await dial(query=f"/{CALLERS}")
         await dial(Cookie=f"ccmessaging-token={CALLERS}")
         await dial(traceparent=CALLERS, Expect=CALLERS)
-        host, _, port = started["listen"].rpartition(":")
+        host, _, port = base.removeprefix("http://").rpartition(":")
         for raw in (
             f"{KEY} {CALLERS}\r\n\r\n",
             f"POST /dial HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\nbad field {CALLERS}\r\n\r\n",
@@ -173,14 +168,13 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
         path.write_text(
             f"{path.read_text()}\n{CALLERS}: {KEY}\nupstreem: '{TOKEN}'\naccounts: {{a: {{token: {TOKEN}}}}}\n"
         )
-        await until(lambda: b"config.rejected" in output)
+        await until(lambda: process.of("config.rejected"))
         for page in ("/status", "/metrics", "/readyz", f"/{CALLERS}"):
             async with session.get(admin + page, headers={"X-Secret": CALLERS}) as response:
                 body = await response.read()
                 seen.extend(body if not page.endswith(CALLERS) else b"")
-    process.terminate()
-    assert await process.wait() == 0
-    await asyncio.gather(*drinking)
+    assert await process.ended() == 0
+    output = b"".join([*process.text, await drinking])
 
     secrets = [own, TOKEN, KEY, WRONG, CALLERS, PHONE, ENVIRONMENT, APP, APP_SECRET, encryption_key.decode()]
     applied = [request for request in simulator.fabric_received if request.operation == "applyToken"]
@@ -190,7 +184,7 @@ async def test_no_secret_is_in_logs_metrics_status_bodies_or_tracebacks(  # noqa
     secrets += [value for request in simulator.creates() for value in request.cookies().values()]
     assert len(simulator.creates()) >= len(faults)
     assert output.count(b'"event":"request.') >= len(faults) + 14
-    assert leaks(bytes(output), secrets) == []
+    assert leaks(output, secrets) == []
     assert leaks(bytes(seen), secrets) == []
     assert output.count(b'"event":"token.refresh_failed"') >= 2
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*"))

@@ -110,6 +110,75 @@ def test_a_poll_goes_on_after_a_call_that_was_not_made(world: World) -> None:
     assert isinstance(dialling.exception(), NotSent)
 
 
+# --- what is told is written
+
+
+def written(world: World, identifier: str) -> Order:
+    """The write of a call that the store has not answered."""
+    (order,) = (order for order in world.orders if order.what == f"store write dial:{identifier}")
+    return order
+
+
+def until_written(world: World, identifier: str) -> Order:
+    while not any(order.what == f"store write dial:{identifier}" for order in world.orders):
+        world.obey(world.orders[0], "done")
+    return written(world, identifier)
+
+
+def connected(world: World) -> tuple[Call, Order]:
+    """A call that NSLB says is connected; the store has not been able to say that it knows."""
+    dialled(world, 0, ONE)
+    call, poll = polled(world, 0, ONE)
+    world.happen(LINE, CallStatus.CONNECTED)
+    world.obey(poll, "done")
+    return call, until_written(world, ONE)
+
+
+def test_an_event_is_told_when_the_store_has_it(world: World) -> None:
+    """A gateway that is killed before would number the next one like it, and whoever was told of it miss that one."""
+    call, write = connected(world)
+    assert call.last == 0
+
+    world.obey(write, "done")
+
+    assert (call.last, call.status) == (1, CallStatus.CONNECTED)
+    assert events(world, ONE) == [CallStatus.CONNECTED] * 2
+
+
+@pytest.mark.parametrize("how", ["lost", "refused"])
+def test_an_event_that_the_store_can_not_take_is_told_and_written_later_once(world: World, how: str) -> None:
+    call, write = connected(world)
+
+    world.obey(write, how)
+
+    assert call.last == 1
+    world.wait(10.0)
+    world.finish(world.replicas[0].catch_up())
+    assert events(world, ONE) == [CallStatus.CONNECTED] * 2
+
+
+def test_an_event_is_noted_once_when_another_replica_was_faster(world: World) -> None:
+    call, write = connected(world)
+    other = world.replicas[1]
+    found = world.finish_alone(other.calls.find(ONE, "billing"))
+    world.finish_alone(other.calls.change(found, lambda known: setattr(known, "told", 0)))
+
+    world.obey(write, "done")
+    assert call.last == 0
+    world.obey(until_written(world, ONE), "done")
+
+    assert events(world, ONE) == [CallStatus.CONNECTED] * 2
+
+
+def test_an_event_is_not_lost_when_its_last_reader_leaves_before_it_is_written(world: World) -> None:
+    call, _ = connected(world)
+    world.finish_alone(world.replicas[0].followings.close())
+
+    assert call.last == 1
+    world.finish(world.replicas[0].catch_up())
+    assert events(world, ONE) == [CallStatus.CONNECTED] * 2
+
+
 # --- a release, and what may not be done meanwhile
 
 
