@@ -148,6 +148,7 @@ class Following:
         self._joined = asyncio.Event()
         self._heard = asyncio.Event()
         self._poller: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self.polling = Polling(
             call,
@@ -198,6 +199,8 @@ class Following:
         if poller is not None:
             poller.cancel()
             await asyncio.gather(poller, return_exceptions=True)
+        if self._taking is not None:
+            await asyncio.gather(self._taking, return_exceptions=True)
         self._all.forget(self.call)
 
     async def quiet(self) -> None:
@@ -262,7 +265,8 @@ class Following:
             backoff = _FIRST_BACKOFF
             least = _LEAST_EVENT_SECONDS
             if event is not None:
-                await self._take(event)
+                self._taking = asyncio.create_task(self._take(event))
+                await asyncio.shield(self._taking)  # NSLB tells it once, and the last reader may leave just now
             else:
                 self._over(None)
                 least = _LEAST_POLL_SECONDS

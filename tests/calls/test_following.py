@@ -171,8 +171,14 @@ def test_an_event_is_noted_once_when_another_replica_was_faster(world: World) ->
 
 
 def test_an_event_is_not_lost_when_its_last_reader_leaves_before_it_is_written(world: World) -> None:
-    call, _ = connected(world)
-    world.finish_alone(world.replicas[0].followings.close())
+    dialled(world, 0, ONE)
+    call, poll = polled(world, 0, ONE)
+    world.happen(LINE, CallStatus.CONNECTED)
+    world.obey(poll, "done")
+
+    closing = world.begin(world.replicas[0].followings.close())
+    while not closing.done():
+        world.obey(world.orders[0], "done")
 
     assert call.last == 1
     world.finish(world.replicas[0].catch_up())

@@ -383,7 +383,7 @@ class WholeCalls(RuleBasedStateMachine):
 
 # `make soak` goes other ways each time, and more of them.
 SOAK = int(os.environ.get("DIAL_GATEWAY_SOAK", "0"))
-pytestmark = pytest.mark.timeout(60 + SOAK)
+pytestmark = pytest.mark.timeout(300 + SOAK)
 TestWholeCalls = WholeCalls.TestCase
 TestWholeCalls.settings = settings(
     max_examples=SOAK or 200,

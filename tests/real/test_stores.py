@@ -983,7 +983,7 @@ async def test_who_listens_to_redis_can_be_stopped_at_any_time(tmp_path: Path, u
         store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
         heard: list[str | None] = []
         listening = asyncio.create_task(store.listen(heard.append))
-        await until(lambda: heard)
+        await until(lambda: heard, turns=10_000)
         # About when it looks around by itself.
         await asyncio.sleep(after)
         listening.cancel()

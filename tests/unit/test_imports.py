@@ -219,7 +219,7 @@ def modules_can_be_imported_alone(root: Path) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=True,
     )
     return finished.stdout.splitlines()
