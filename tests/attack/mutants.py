@@ -703,8 +703,8 @@ MUTANTS: Final = (
     Mutant(
         "an event is of a call that NSLB can have meant alone",
         "gateway/calls/following.py",
-        "        if await self._replaced():\n            return\n\n        def step",
-        "        def step",
+        "        if await self._replaced():\n            return\n\n        await self._all.calls",
+        "        await self._all.calls",
         "tests/calls/test_following.py -k late_event",
     ),
     Mutant(
@@ -745,8 +745,8 @@ MUTANTS: Final = (
     Mutant(
         "a poll ends before another call is made",
         "gateway/calls/lines.py",
-        "            told()\n",
-        "            pass\n",
+        "        polls = {poll for end in self._polls.get(line, ()) if (poll := end()) is not None}\n",
+        "        polls: set[asyncio.Future[Any]] = set()\n",
         "tests/calls/test_following.py -k here",
     ),
     Mutant(

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 import gateway
+from tests.attack.mutants import MUTANTS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
@@ -173,3 +174,12 @@ def test_every_ignored_lint_rule_and_every_uncovered_line_has_its_reason() -> No
 
     assert lines
     assert [line for line in lines if not re.search(r"\",\s+# \w", line)] == []
+
+
+def test_every_check_that_is_deleted_on_trial_is_where_the_list_says() -> None:
+    lost = [
+        mutant.check for mutant in MUTANTS if (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old) != 1
+    ]
+    assert MUTANTS
+    assert lost == []
+    assert len({mutant.check for mutant in MUTANTS}) == len(MUTANTS)
