@@ -69,18 +69,19 @@ class Lines:
             return found.taken(call, self._wall(), seconds)
 
         try:
-            taken = await self.records.change(line, step)
-        except StoreUnavailable:
+            if await self.records.change(line, step) is None:
+                return None
+            self._current.pop(line, None)  # it was not exclusive before a reload
+            self._latest[line] = call
+            await self._end_polls(line)
+        except BaseException as exc:
             # It may have been written all the same.
             self.records.owe(line, call, lambda found: found.given_back(call, before))
-            raise Problem(
-                problems.STORE_UNAVAILABLE, "Whether the account is free can't be found out; nothing was sent."
-            ) from None
-        if taken is None:
-            return None
-        self._current.pop(line, None)  # it was not exclusive before a reload
-        self._latest[line] = call
-        await self._end_polls(line)
+            if isinstance(exc, StoreUnavailable):
+                raise Problem(
+                    problems.STORE_UNAVAILABLE, "Whether the account is free can't be found out; nothing was sent."
+                ) from None
+            raise
         return Hold(line, call, before)
 
     async def give_back(self, hold: Hold) -> None:

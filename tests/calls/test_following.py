@@ -272,3 +272,19 @@ def test_a_call_does_not_wait_long_for_a_release_of_a_gateway_that_is_gone(world
     world.wait(LIMIT_SECONDS)
     dialled(world, 1, TWO)
     assert [ringing.request for ringing in world.rung] == [ONE, TWO]
+
+
+def test_an_account_is_free_again_when_whoever_took_it_left_before_its_call_was_asked_for(world: World) -> None:
+    exchange = world.replicas[0].exchange(world.record(ONE))
+    dialling = world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "alone"), ONE))
+    while "store write line:line-of-alone" not in [order.what for order in world.orders]:
+        world.obey(world.orders[0], "done")
+    world.obey(world.orders[0], "performed")
+
+    dialling.cancel()
+    world.turn()
+    world.finish(world.replicas[0].catch_up())
+
+    assert dialling.cancelled()
+    dialled(world, 1, TWO, "alone")
+    assert [ringing.request for ringing in world.rung] == [TWO]
