@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from gateway import __version__, problems
@@ -43,6 +44,7 @@ class Gateway:
         self._wall = wall
         self._started = wall()
         self._loaded = self._started
+        self._expiries: Mapping[str, float] = {}
         self._telemetry = telemetry
         self.configuration = configuration
         self._identity = _identity(configuration.upstream)
@@ -123,14 +125,17 @@ class Gateway:
         metrics = self._telemetry.metrics
         metrics.forget_connections()
         endpoints = []
-        expiries = []
+        now = self._loop.time()
+        expiries = dict(self._expiries)
+        if (expiry := self.roster.certificate_expires()) is not None:
+            expiries["fabric"] = expiry
         for same in zip(*(pool.endpoints for pool in self._pools), strict=True):
             idle = sum(len(endpoint.idle) for endpoint in same)
             busy = sum(len(endpoint.open) for endpoint in same) - idle
-            known = [endpoint.peer_not_after for endpoint in same if endpoint.peer_not_after is not None]
-            name, expires = same[0].name, min(known, default=None)
+            name, expires = same[0].name, max(same, key=attrgetter("peer_seen")).certificate_expires(now)
             metrics.connections(name, idle, busy)
-            expiries += known
+            if expires is not None:
+                expiries["upstream"] = min(expires, expiries.get("upstream", expires))
             endpoints.append(
                 {
                     "endpoint": name,
@@ -140,11 +145,10 @@ class Gateway:
                         "connecting": sum(endpoint.connecting for endpoint in same),
                     },
                     "certificate_expires": _rfc3339(expires),
-                    "suspect": any(endpoint.suspect_until > self._loop.time() for endpoint in same),
+                    "suspect": any(endpoint.suspect_until > now for endpoint in same),
                 }
             )
-        if expiries:
-            metrics.certificate_expires("upstream", min(expiries))
+        metrics.certificates_expire(expiries)
         return {
             "version": __version__,
             "started": _rfc3339(self._started),
@@ -191,8 +195,7 @@ class Gateway:
         metrics.config_success.set(self._loaded)
         endpoints = [endpoint.name for endpoint in self._pools[0].endpoints]
         metrics.expect(configuration.services, configuration.accounts, endpoints)
-        for role, at in expiries.items():
-            metrics.certificate_expires(role, at)
+        self._expiries = expiries
 
 
 def _expiries(configuration: Configuration) -> dict[str, float]:

@@ -84,6 +84,11 @@ class Roster:
         """What `/status` says of the store."""
         return {"kind": self.vault.kind, "available": self.vault.available}
 
+    def certificate_expires(self) -> float | None:
+        """When the first certificate of a fabric expires, in epoch seconds, of those that were seen lately."""
+        expiries = (fabric.certificate_expires() for fabric in self._fabrics.values())
+        return min((at for at in expiries if at is not None), default=None)
+
     async def close(self) -> None:
         """End what runs, and let go of the store."""
         if self._watching is not None:

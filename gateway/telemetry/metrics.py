@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Final
 
@@ -200,9 +200,14 @@ class Metrics:
         """Drop the series of all endpoints, before those that the configuration still names are set."""
         self._connections.clear()
 
-    def certificate_expires(self, role: str, at: float) -> None:
-        """Set when the certificate of a role (`upstream`, `client`, `listener`) expires, in epoch seconds."""
-        self._certificate_expiry.labels(role).set(at)
+    def certificates_expire(self, at: Mapping[str, float]) -> None:
+        """Set when the certificate of each role (`upstream`, `fabric`, `client`, `listener`) expires, in epoch seconds.
+
+        Of a role that is not named nothing is known any more.
+        """
+        self._certificate_expiry.clear()
+        for role, expiry in at.items():
+            self._certificate_expiry.labels(role).set(expiry)
 
     def token_expires(self, account: str, at: float) -> None:
         """Set when the present token of an account expires, in epoch seconds."""

@@ -117,6 +117,11 @@ class ApiFabric:
             self._access = _Access(value, asked + seconds * (1 - _MARGIN))
             return value
 
+    def certificate_expires(self) -> float | None:
+        """When the fabric's certificate expires, in epoch seconds; `None` if it was not seen lately."""
+        (endpoint,) = self._pool.endpoints
+        return endpoint.certificate_expires(asyncio.get_running_loop().time())
+
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.close()

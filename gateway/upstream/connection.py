@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "answered",
         "idle_since",
+        "opened",
         "peer_not_after",
         "phase",
         "unsolicited",
@@ -108,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self.answered = 0
         self.idle_since = 0.0
+        self.opened = 0.0
         self.peer_not_after: float | None = None
         self.phase = Phase.CONNECTING
         self.unsolicited = False
@@ -175,7 +177,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self.phase = Phase.READY
-        self.idle_since = self._loop.time()
+        self.opened = self.idle_since = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of an answer."""

@@ -27,16 +27,21 @@ from gateway.upstream.tls import PeerPolicy
 _FIRST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 30.0
 _SUSPECT_SECONDS: Final = 60.0
+_CERTIFICATE_SECONDS: Final = 7_200.0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Per endpoint: at most so many `connections`, `warm` ones kept ready; times in seconds."""
+    """Per endpoint: at most so many `connections`, `warm` ones kept ready; times in seconds.
+
+    No connection is used for longer than `most_seconds`: the peer may have another certificate or address by now.
+    """
 
     connect_timeout: float
     connections: int
     warm: int
     idle_seconds: float
+    most_seconds: float = 3_600.0
 
 
 @dataclass(slots=True)
@@ -52,7 +57,15 @@ class Endpoint:
     retry_at: float = 0.0
     backoff: float = _FIRST_BACKOFF
     peer_not_after: float | None = None
+    peer_seen: float = 0.0
     suspect_until: float = 0.0
+
+    def certificate_expires(self, now: float) -> float | None:
+        """When the peer's certificate expires, in epoch seconds; `None` if it was not seen lately.
+
+        The peer may have a new one meanwhile: nobody is to be woken for the one before.
+        """
+        return self.peer_not_after if now - self.peer_seen < _CERTIFICATE_SECONDS else None
 
     @property
     def used(self) -> int:
@@ -239,7 +252,7 @@ class Pool:
         finally:
             endpoint.connecting -= 1
         endpoint.open.add(connection)
-        endpoint.peer_not_after = connection.peer_not_after
+        endpoint.peer_not_after, endpoint.peer_seen = connection.peer_not_after, connection.opened
         endpoint.backoff = _FIRST_BACKOFF
         endpoint.retry_at = 0.0
         self._preferred = self.endpoints.index(endpoint)
@@ -247,10 +260,11 @@ class Pool:
 
     def _give_back(self, endpoint: Endpoint, connection: Connection) -> None:
         """Return a connection whose answer has been read."""
-        if self._closing or self._loop.time() < endpoint.suspect_until:
+        now = self._loop.time()
+        if self._closing or now < endpoint.suspect_until or now - connection.opened >= self._settings.most_seconds:
             connection.retire()
         elif connection.phase is Phase.READY:
-            connection.idle_since = self._loop.time()
+            connection.idle_since = now
             endpoint.idle.append(connection)
             if self._waiting:
                 self._wake()

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from urllib.parse import urlsplit
 
+import pytest
+
+from gateway.model import Trace
 from gateway.simulator import Fault
+from gateway.telemetry import Record
+from gateway.upstream import PeerPolicy, Pool, PoolSettings
+from gateway.upstream.pool import Endpoint
 from tests.harness import Farm, until
 
 
@@ -33,6 +40,32 @@ async def test_an_idle_connection_is_given_up_and_replaced(farm: Farm) -> None:
     await until(lambda: gateway.server.status()["endpoints"][0]["connections"]["idle"] == 0)
     assert (await gateway.dial()).status == 201
     assert simulator.connections == 2
+
+
+@pytest.mark.parametrize(("most_seconds", "connections"), [(3_600.0, 1), (0.0, 2)])
+async def test_a_connection_is_not_used_for_ever(farm: Farm, most_seconds: float, connections: int) -> None:
+    """The endpoint may have another certificate by now, or its name another address."""
+    simulator = await farm.simulator()
+    address = urlsplit(simulator.endpoints[0])
+    assert address.hostname is not None
+    assert address.port is not None
+    policy = PeerPolicy(ssl.create_default_context(cafile=simulator.ca), simulator.server_name)
+    settings = PoolSettings(5.0, connections=2, warm=0, idle_seconds=30.0, most_seconds=most_seconds)
+    pool = Pool([(address.hostname, address.port, "nslb")], policy, settings, asyncio.get_running_loop())
+
+    for _ in range(2):
+        record = Record(0.0, "request", Trace("0" * 31 + "1", "0" * 15 + "1", "00"))
+        _, reply, _ = await pool.exchange(lambda _: b"GET / HTTP/1.1\r\nHost: nslb\r\n\r\n", 5.0, record)
+        assert reply.status == 404
+    await pool.close()
+
+    assert simulator.connections == connections
+
+
+def test_the_certificate_of_an_endpoint_is_that_which_it_showed_lately() -> None:
+    endpoint = Endpoint("127.0.0.1", 1, "nslb", peer_not_after=1_800_000_000.0, peer_seen=1_000.0)
+    assert endpoint.certificate_expires(1_000.0 + 7_199.0) == 1_800_000_000.0
+    assert endpoint.certificate_expires(1_000.0 + 7_200.0) is None
 
 
 async def test_a_warm_connection_that_is_reset_before_a_request_costs_no_call(farm: Farm) -> None:

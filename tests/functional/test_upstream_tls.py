@@ -103,6 +103,30 @@ async def test_a_certificate_of_ours_is_shown_when_configured(farm: Farm) -> Non
     assert metrics['gateway_certificate_expiry_timestamp_seconds{role="upstream"}'] > 0
 
 
+async def test_of_a_certificate_that_is_no_more_nothing_is_told(farm: Farm) -> None:
+    """Its end would wake somebody."""
+    pair = farm.certificates.issue("gateway", client=True)
+    simulator, other = await farm.simulator(), await farm.simulator()
+    mine = {"upstream": {"warm": 0, "tls": {"certificate": str(pair.certificate), "key": str(pair.key)}}}
+    gateway = await farm.gateway(simulator, mine)
+    assert (await gateway.dial()).status == 201
+
+    del gateway.settings["upstream"]["tls"]["certificate"], gateway.settings["upstream"]["tls"]["key"]
+    gateway.settings["upstream"]["endpoints"] = other.endpoints
+    gateway.write(gateway.settings)
+    assert await gateway.server.reload()
+
+    assert not any(name.startswith("gateway_certificate_expiry") for name in await gateway.metrics())
+
+
+async def test_the_certificate_of_the_fabric_is_watched(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, farm.applied(simulator))
+    assert (await gateway.dial()).status == 201
+
+    assert (await gateway.metrics())['gateway_certificate_expiry_timestamp_seconds{role="fabric"}'] > 0
+
+
 @pytest.mark.parametrize(
     ("version", "outcome"), [(ssl.TLSVersion.TLSv1_2, "not_sent"), (ssl.TLSVersion.TLSv1_3, "unknown")]
 )

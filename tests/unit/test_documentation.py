@@ -181,7 +181,7 @@ def families() -> dict[str, tuple[str, frozenset[str]]]:
     metrics.authentication("api_key", "accepted")
     metrics.rejected("billing", "overload")
     metrics.connections("https://nslb.example:1", 1, 1)
-    metrics.certificate_expires("upstream", 1.0)
+    metrics.certificates_expire({"upstream": 1.0})
     metrics.reloaded("success")
     metrics.token_expires("sales", 1.0)
     metrics.token_refreshed("sales", "early", "success", 1.0)
