@@ -100,16 +100,16 @@ class Traces:
         began = ended - _nanoseconds(now - record.started)
         self._export(name, own, parent, kind, about | _of_request(record), (began, ended), failed=failed)
         method, path = record.asked
-        for attempt in record.attempts:
+        for number, attempt in enumerate(record.attempts):
             finished = ended - _nanoseconds(now - attempt.ended)
             self._export(
                 method,
                 _context(trace, attempt.span_id or new_span_id()),
                 own,
                 SpanKind.CLIENT,
-                _of_attempt(attempt, method, path),
+                _of_attempt(attempt, number, method, path),
                 (finished - _nanoseconds(attempt.duration), finished),
-                failed=attempt.outcome is not Outcome.ACCEPTED,
+                failed=_failed(attempt),
             )
 
     async def finish(self, seconds: float) -> None:
@@ -169,7 +169,12 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * _NANOSECONDS)
 
 
-def _of_attempt(attempt: Attempt, method: str, path: str) -> Attributes:
+def _failed(attempt: Attempt) -> bool:
+    # That no agent is free is an answer: to HTTP nothing has failed.
+    return attempt.status >= _CLIENT_ERROR_STATUS or attempt.outcome in {Outcome.NOT_SENT, Outcome.UNKNOWN}
+
+
+def _of_attempt(attempt: Attempt, number: int, method: str, path: str) -> Attributes:
     endpoint = urlsplit(attempt.endpoint)
     found: Attributes = {
         "http.request.method": method,
@@ -182,7 +187,9 @@ def _of_attempt(attempt: Attempt, method: str, path: str) -> Attributes:
         found["dial.result_code"] = attempt.result_code
     if attempt.status:
         found["http.response.status_code"] = attempt.status
-    if attempt.outcome is not Outcome.ACCEPTED:
+    if number:
+        found["http.request.resend_count"] = number
+    if _failed(attempt):
         status = attempt.status
         found["error.type"] = str(status) if status >= _CLIENT_ERROR_STATUS else attempt.outcome.value
     return found

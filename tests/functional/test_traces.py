@@ -134,6 +134,7 @@ async def test_each_attempt_has_a_span_of_its_own(collector: Collector, farm: Fa
     clients = collector.of(Span.SPAN_KIND_CLIENT)
     assert [attributes(span)["http.response.status_code"] for span in clients] == [401, 200]
     assert [attributes(span).get("error.type") for span in clients] == ["401", None]
+    assert [attributes(span).get("http.request.resend_count") for span in clients] == [None, 1]
     trace_id = clients[0].trace_id.hex()
     assert told(simulator) == [f"00-{trace_id}-{span.span_id.hex()}-01" for span in clients]
     assert len({span.span_id for span in clients}) == 2
@@ -151,6 +152,20 @@ async def test_a_call_that_may_have_been_made_is_an_error(
     assert server.status.code == client.status.code == Status.STATUS_CODE_ERROR
     assert attributes(server)["error.type"] == "upstream-disconnected"
     assert attributes(client)["error.type"] == attributes(client)["dial.outcome"] == "unknown"
+
+
+async def test_an_answer_that_no_agent_is_free_is_no_error_of_http(
+    gateway: Harness, simulator: Simulator, collector: Collector
+) -> None:
+    simulator.fault(Fault("result-code", "create", code="13"))
+
+    await gateway.dial()
+
+    await until(lambda: len(collector.spans) == 2)
+    (client,) = collector.of(Span.SPAN_KIND_CLIENT)
+    assert client.status.code == Status.STATUS_CODE_UNSET
+    assert (attributes(client)["dial.outcome"], attributes(client)["dial.result_code"]) == ("rejected", "13")
+    assert "error.type" not in attributes(client)
 
 
 async def test_a_refusal_is_no_error_of_the_server(gateway: Harness, collector: Collector) -> None:
