@@ -176,6 +176,7 @@ class Gateway:
         )
         self._keys.keep = configuration.idempotency.keep_seconds
         self._keys.limit = self._lines.limit = self._longest(configuration)
+        self._lines.records.longest = max(settings[name].max_call_seconds for name in self.roster.accounts)
         desk = Desk(accounts, nslb, self._calls, self._lines)
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 

@@ -149,13 +149,14 @@ class Roster:
 
     def _applied(self, applying: ApplyToken, lasts: float) -> AppliedSource:
         user = User(applying.user_id, applying.user_name or applying.user_id, applying.channel_id, applying.locale)
-        # The application stands for the tenant, whom the configuration does not name.
-        application = [str(applying.url).encode(), applying.app_key.value.reveal()]
-        identity = (*application, applying.channel_id.encode(), applying.user_id.encode())
+        url, channel, name = str(applying.url).encode(), applying.channel_id.encode(), applying.user_id.encode()
+        # The application stands for the tenant, whom the configuration does not name. A user whose application has
+        # another key still has the calls that were made with the one before.
         return AppliedSource(
             self._fabrics[_application(applying)],
             user,
-            identity,
+            (url, applying.app_key.value.reveal(), channel, name),
+            (url, channel, name),
             self.vault,
             lasts=lasts,
             timeout=applying.timeout_seconds,

@@ -7,8 +7,8 @@ a call may be made, and a call while one is released, because neither names the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Self
 
 import orjson
 
@@ -93,23 +93,17 @@ class Line:
 
     def encode(self) -> bytes:
         """As JSON for a store."""
-        return orjson.dumps(
-            {
-                "call": self.call,
-                "since": self.since,
-                "until": self.until,
-                "making": self.making,
-                "doubt": self.doubt,
-                "before": self.before,
-                "releasing": self.releasing,
-            }
-        )
+        return orjson.dumps({name: getattr(self, name) for name in _RECORDED})
 
     @classmethod
     def decode(cls, content: bytes, version: int) -> Self:
         """What `encode` made. Raises `ValueError`."""
         try:
             known: dict[str, Any] = orjson.loads(content)
-            return cls(version=version, **known)
-        except TypeError as exc:
+            # A replica of another version may know of more.
+            return cls(**{name: known[name] for name in _RECORDED}, version=version)
+        except (TypeError, LookupError) as exc:
             raise ValueError("it is no line") from exc
+
+
+_RECORDED: Final = tuple(entry.name for entry in fields(Line) if entry.name != "version")

@@ -16,9 +16,17 @@ from gateway.store import StoreUnavailable, Vault
 
 _KEEP_SECONDS: Final = 86_400.0
 _MOST_TRIES: Final = 8
+_MILLISECONDS: Final = 1000
 
 # What becomes of a line; `None`: nothing.
 Step = Callable[[Line], Line | None]
+
+
+class Contended(StoreUnavailable):
+    """The store works, and others were faster again and again."""
+
+    def __init__(self) -> None:
+        super().__init__("others are faster")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +44,17 @@ def line_key(line: str) -> str:
 
 
 class LineRecords:
-    """The records of all lines. `wall` is in epoch seconds, about the same on all machines that share a store."""
+    """The records of all lines. `wall` is in epoch seconds, about the same on all machines that share a store.
+
+    `longest` is for how long a call may have an account, in seconds: a record that nobody can read may be of one.
+    """
 
     def __init__(self, vault: Vault, wall: Callable[[], float]) -> None:
         self._vault = vault
         self._wall = wall
+        self.longest = _KEEP_SECONDS
         self._known: dict[str, Line] = {}
+        self._ours: set[str] = set()  # what nobody else has written since we did
         self._owed: dict[tuple[str, str], Step] = {}
         self._wishes: dict[str, list[_Wish]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -53,16 +66,24 @@ class LineRecords:
     async def read(self, line: str) -> Line:
         """A line as it is now. Raises `StoreUnavailable`."""
         kept = await self._vault.record(line_key(line))
-        found = Line()
-        if kept is not None:
-            found = Line(version=kept.version) if kept.content is None else Line.decode(kept.content, kept.version)
+        now = self._wall()
+        if kept is None:
+            # Whoever emptied the store ended no call.
+            found = replace(self._known[line], version=0) if line in self._ours else Line()
+        elif kept.content is not None:
+            found = Line.decode(kept.content, kept.version)
+            self._ours.discard(line)
+        elif now - kept.version / _MILLISECONDS < self.longest:
+            raise StoreUnavailable("no key opens it")
+        else:
+            found = Line(version=kept.version)
         self._known[line] = found
-        return found.at(self._wall())
+        return found.at(now)
 
     async def change(self, line: str, step: Step, *, known: bool = False) -> Line | None:
         """Have a line be as `step` makes it; `None` if that is nothing else. `known`: begin with what was known last.
 
-        `step` may be asked several times. Raises `StoreUnavailable`, also if others were faster again and again.
+        `step` may be asked several times. Raises `StoreUnavailable`, and `Contended` if others were faster each time.
         """
         loop = asyncio.get_running_loop()
         wish = _Wish(step, loop.create_future(), known)
@@ -100,7 +121,7 @@ class LineRecords:
                         wish.found.set_result(wanted)
                 return
             found = None
-        raise StoreUnavailable("others are faster")
+        raise Contended
 
     async def see_to(self, line: str, what: str, step: Step, late: Step | None = None, *, known: bool = False) -> None:
         """Change a line now, or, if the store can't be reached, as soon as it can be, by `late` if that differs."""
@@ -114,11 +135,18 @@ class LineRecords:
         self.owe(line, what, late or step)
 
     def owe(self, line: str, what: str, step: Step) -> None:
-        """Have a line changed when the store can be reached again; `what` it is takes the place of what it was."""
-        found = self._known.get(line, Line())
-        self._known[line] = step(found) or found
+        """Have a line changed when the store can be reached again; `what` it is takes the place of what it was.
+
+        It is written in any case: what was asked of the store without an answer may reach it later, and finds another
+        version then.
+        """
+
+        def owed(found: Line) -> Line:
+            return step(found) or replace(found)
+
+        self._known[line] = owed(self._known.get(line, Line()))
         self._owed.pop((line, what), None)  # it comes after what is owed by now
-        self._owed[line, what] = step
+        self._owed[line, what] = owed
 
     @property
     def behind(self) -> bool:
@@ -133,11 +161,13 @@ class LineRecords:
                 await self.change(line, step)
             except StoreUnavailable:
                 self._owed.setdefault((line, what), step)
-                return
+                if not self._vault.available:
+                    return
 
     async def _write(self, line: str, wanted: Line) -> bool:
         seconds = max(_KEEP_SECONDS, wanted.until - self._wall())
         version = await self._vault.write(line_key(line), wanted.encode(), after=wanted.version, seconds=seconds)
         if version:
             self._known[line] = replace(wanted, version=version)
+            self._ours.add(line)
         return version > 0

@@ -8,6 +8,7 @@ store can't say whether it is free.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from gateway import problems
 from gateway.calls.line import Line
-from gateway.calls.line_records import LineRecords, Step
+from gateway.calls.line_records import Contended, LineRecords, Step
 from gateway.problems import Problem
 from gateway.store import StoreUnavailable, Vault
 
@@ -225,13 +226,16 @@ class Lines:
                 waiting = found.released(now)
                 return None if waiting else found.asked(call, now + self.limit)
 
-            await self.records.change(line, step, known=True)
+            try:
+                await self.records.change(line, step, known=True)
+            except Contended:
+                waiting = True
             if not waiting:
                 return
             give_up = give_up or min(until, loop.time() + _PATIENCE_SECONDS)
             if loop.time() >= give_up:
                 raise _busy()
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(random.uniform(0.0, 2 * _LOOK_SECONDS))  # noqa: S311 - jitter
 
     async def _settle(self, line: str, call: str, *, made: bool) -> None:
         since = self._wall()
@@ -244,7 +248,7 @@ class Lines:
                     after = self._latest.get(line) != call or found.since > since
                     return found.settled(call) if after else found.made(call, since)
 
-                await self.records.see_to(line, "made", lambda found: found.made(call, since), late, known=True)
+                await self.records.see_to(line, call, lambda found: found.made(call, since), late, known=True)
             else:
                 await self.records.see_to(line, call, lambda found: found.settled(call), known=True)
         finally:
@@ -289,4 +293,4 @@ def _release_over(call: str, *, ended: bool) -> Step:
 
 
 def _busy() -> Problem:
-    return Problem(problems.ACCOUNT_BUSY, "A call on this account is being released; nothing was sent.")
+    return Problem(problems.ACCOUNT_BUSY, "Others call or release calls on this account; nothing was sent.")

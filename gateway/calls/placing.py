@@ -43,10 +43,11 @@ class Accounts:
         self._seats = seats
         self._turns: dict[str, int] = {}
 
-    def of(self, name: str) -> Account:
-        """The account of a call. Raises `Problem` if the configuration has none of that name any more."""
-        seat = self._seats.get(name)
-        if seat is None:
+    def of(self, call: Call) -> Account:
+        """The account of a call. Raises `Problem` if the configuration has none of that name and user any more."""
+        seat = self._seats.get(call.account)
+        # With the token of another user NSLB would mean the call of that one.
+        if seat is None or seat.account.line != call.line:
             raise Problem(problems.FORBIDDEN, "The account of this call is not configured any more.")
         return seat.account
 
@@ -150,10 +151,22 @@ class Desk:
         for seat in seats:
             if not seat.exclusive:
                 return seat, None
-            hold = await self.lines.take(seat.account.line, call_id, seat.most_seconds)
+            line = seat.account.line
+            hold = await self.lines.take(line, call_id, seat.most_seconds)
+            if hold is None and await self._freed(line):
+                hold = await self.lines.take(line, call_id, seat.most_seconds)
             if hold is not None:
                 return seat, hold
         raise Problem(problems.ACCOUNT_BUSY, "Each account that could be used has a call; nothing was sent.")
+
+
+    async def _freed(self, line: str) -> bool:
+        """Free a line whose call is over: the gateway that noted its end may have been killed before it did so."""
+        holder = self.lines.records.last(line).call
+        if holder is None or not await self.calls.over(holder):
+            return False
+        await self.lines.free(line, holder)
+        return True
 
 
 def _may_be_made(exc: BaseException, record: Record) -> bool:

@@ -63,6 +63,11 @@ class Calls:
             raise Problem(problems.UNKNOWN_DIAL, "There is no such call of this service.")
         return call
 
+    async def over(self, identifier: str) -> bool:
+        """Whether a call is known, and over. Raises `Problem`."""
+        call = await self._find(identifier)
+        return call is not None and call.over
+
     def pin(self, call: Call) -> None:
         """Keep a call, however many others come: somebody follows it."""
         self._pinned[call.id] = call

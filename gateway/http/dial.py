@@ -96,7 +96,7 @@ async def release(exchange: Exchange) -> Answer:
     call = await runtime.calls.find(exchange.identifier, exchange.principal.service)
     record.account, record.media = call.account, call.medium
     if not call.over:
-        account = runtime.desk.accounts.of(call.account)
+        account = runtime.desk.accounts.of(call)
         await runtime.releases.release(call, account, runtime.desk.nslb, record, exchange.until)
     return exchange.done(call.document())
 

@@ -96,7 +96,7 @@ async def _wait(exchange: Exchange, following: Following, bell: Bell, number: in
 def _reading(exchange: Exchange, call: Call) -> Iterator[tuple[Following, Bell]]:
     """Follow a call; the bell rings for whatever the caller's request may have to end for."""
     runtime, record = exchange.runtime, exchange.record
-    account = runtime.desk.accounts.of(call.account)
+    account = runtime.desk.accounts.of(call)
     bell = Bell()
     timer = None
     exchange.common.bells.add(bell)

@@ -47,9 +47,8 @@ class Account:
     ) -> None:
         self.name = name
         self.source = source
-        # The same for all replicas that call for this user, and no other: it has one current call. (The key of a token
-        # that a file brings begins anew with each new file.)
-        self.line = source.key if source.renews else hashlib.sha256(f"static\0{name}".encode()).hexdigest()
+        # The same for all replicas that call for this user, and no other: it has one current call.
+        self.line = source.line or hashlib.sha256(f"static\0{name}".encode()).hexdigest()
         self._log = log
         self._metrics = metrics
         self._wall = wall

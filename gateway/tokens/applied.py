@@ -42,6 +42,7 @@ class AppliedSource:
         fabric: ApiFabric,
         user: User,
         identity: tuple[bytes, ...],
+        line: tuple[bytes, ...],
         vault: Vault,
         *,
         lasts: float,
@@ -52,6 +53,7 @@ class AppliedSource:
         self.user = user
         # To the end of a lease whose holder is gone, and then for a refresh, if that takes no longer than it should.
         self.patience = timeout + 2 * _LEASE_MARGIN_SECONDS
+        self.line: str | None = hashlib.sha256(b"\0".join((b"line", *line))).hexdigest()
         self._key = hashlib.sha256(b"\0".join((b"applied", *identity))).hexdigest()
         self._vault = vault
         self._lasts = lasts

@@ -47,12 +47,14 @@ class Source(Protocol):
 
     `origin` is a word for operators. `key` is under which the store keeps the account's token: the same for every
     replica that has to share it, and no other's. `renews` says that tokens can be had whenever they are wanted.
-    `patience` is for how long a request may wait for one, in seconds.
+    `patience` is for how long a request may wait for one, in seconds. `line` names the user, whatever the tokens are
+    obtained with; `None` if nobody here knows who that is.
     """
 
     origin: str
     renews: bool
     patience: float
+    line: str | None
 
     @property
     def key(self) -> str:

@@ -29,6 +29,7 @@ class StaticSource:
 
     renews = False
     patience = 2.0
+    line: str | None = None
 
     def __init__(
         self, value: Secret, read: Callable[[], Secret], origin: str, vault: Vault, wall: Callable[[], float]

@@ -72,6 +72,7 @@ class Office:
             self.fabric,
             User("gateway-sales", "Sales", "2023", "en"),
             (b"somebody",),
+            (b"somebody",),
             self.vault,
             lasts=3600.0,
             timeout=1.0,
