@@ -66,6 +66,7 @@ class Gateway:
         self._releases = Releases(self._followings)
         self._keys = Keys(vault, telemetry.metrics.idempotency, keep=0.0, limit=0.0, wall=wall)
         self._catching_up: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         runtime = self._runtime(configuration, self._followings.nslb)
         self.api = CallersApi(runtime, telemetry, body_timeout=configuration.listen.timeouts.body, wall=wall)
         self._settle(configuration, _expiries(configuration))
@@ -101,6 +102,9 @@ class Gateway:
         """Look after connections, and after what the store could not take. To be called about once a second."""
         for pool in self._pools:
             pool.tend()
+        vault = self.roster.vault
+        if not vault.available and (self._looking is None or self._looking.done()):
+            self._looking = self._loop.create_task(vault.look())
         behind = self._calls.behind or self._lines.records.behind or self._keys.behind
         if behind and (self._catching_up is None or self._catching_up.done()):
             self._catching_up = self._loop.create_task(self._catch_up())
@@ -108,6 +112,9 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections to NSLB, and end what is done for calls and tokens."""
         await self._followings.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         if self._catching_up is not None:
             await asyncio.gather(self._catching_up, return_exceptions=True)
         await self._catch_up()

@@ -203,26 +203,16 @@ class Keys:
             if kept.content is None:
                 raise StoreUnavailable("no key opens it")
             entry = Entry.decode(kept.content)
+            if entry.state is State.BEGUN and entry.owner == self._vault.owner and place not in self._running:
+                # It was written after we had been told that it could not be: nothing was sent for it.
+                await self._vault.erase(place, after=kept.version)
+                return None
         now = self._wall()
         running = entry is not None and entry.state is State.BEGUN
         alive = running and entry is not None and await self._vault.alive(entry.owner)
         decision = decide(entry, asked, now, alive=alive)
         if decision is Decision.NEW:
-            # Whoever can't see us would take us for dead, and say of our call that nobody knows what became of it.
-            await self._vault.vouched()
-            entry = Entry(asked, State.BEGUN, attempt, self._vault.owner, now + self.limit)
-            try:
-                # It must not end before the request does: whoever repeats it then would be the first.
-                version = await self._vault.write(place, entry.encode(), after=0, seconds=self.limit + self.keep)
-            except StoreUnavailable:
-                # It may be written all the same, and nothing will be sent for it.
-                self._unsettled[attempt] = place, None, entry, 0
-                raise
-            if not version:
-                return None
-            self._running[place] = entry
-            self._count(decision)
-            return Begun(self, place, entry, version)
+            return await self._begun(place, Entry(asked, State.BEGUN, attempt, self._vault.owner, now + self.limit))
         assert entry is not None  # noqa: S101 - nothing is decided of nothing but NEW
         if decision is Decision.INTERRUPTED:
             entry = Entry(asked, State.INTERRUPTED, entry.attempt, entry.owner, 0.0)
@@ -237,6 +227,29 @@ class Keys:
         if decision is Decision.IN_PROGRESS:
             raise _in_progress()
         return _replay(entry)
+
+    async def _begun(self, place: str, entry: Entry) -> Begun | None:
+        """Have the store know of a request before anything is sent for it."""
+        # Whoever can't see us would take us for dead, and say of our call that nobody knows what became of it.
+        await self._vault.vouched()
+        if place in self._running:
+            return None
+        self._running[place] = entry
+        version = 0
+        try:
+            # It must not end before the request does: whoever repeats it then would be the first.
+            version = await self._vault.write(place, entry.encode(), after=0, seconds=self.limit + self.keep)
+        except BaseException:
+            # It may be written all the same, and nothing will be sent for it.
+            self._unsettled[entry.attempt] = place, None, entry, 0
+            raise
+        finally:
+            if not version:
+                del self._running[place]
+        if not version:
+            return None
+        self._count(Decision.NEW)
+        return Begun(self, place, entry, version)
 
     async def _settle(self, place: str, entry: Entry | None, begun: Entry, version: int) -> None:
         await self._written(place, entry, begun, version)
@@ -264,6 +277,7 @@ class Keys:
             if found.attempt != begun.attempt or found.state not in {State.BEGUN, State.INTERRUPTED}:
                 return
             version = kept.version
+        raise StoreUnavailable("others are faster")
 
 
 def _replay(entry: Entry) -> Replay:

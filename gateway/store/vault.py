@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _AGAIN_SECONDS: Final = 0.5
 _FAILED_SECONDS: Final = 3.0
+_LOOK_KEEP_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Vault:
         self._resealed: dict[str, tuple[int, Seal]] = {}
         self._unreadable: dict[str, int] = {}
         self._told_of_records = False
+        self._looked = 0
         metrics.store_available(available=True)
 
     @property
@@ -134,6 +136,16 @@ class Vault:
     async def vouched(self) -> None:
         """Wait until `alive` of others knows this process; see `Store.vouched`."""
         await self._store.vouched()
+
+    async def look(self) -> None:
+        """Write something that nobody needs: a store that nothing is asked of would be taken for gone for ever."""
+        key = f"look:{self.owner}"
+        try:
+            self._looked = await self.write(key, b"", after=self._looked, seconds=_LOOK_KEEP_SECONDS)
+            if not self._looked and (page := await self.record(key)) is not None:
+                self._looked = page.version
+        except StoreUnavailable:
+            return
 
     # --- news
 
