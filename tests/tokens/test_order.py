@@ -76,8 +76,8 @@ class Office:
         """One more."""
         log, metrics = Log(LineWriter(self.lines)), Metrics("0")
         vault = Vault("memory", self.store, Seal(), Log(LineWriter(io.BytesIO())), metrics)
-        user = User("gateway-sales", "Sales", "2023", "en")
-        source = AppliedSource(self.fabric, user, (b"somebody",), (b"somebody",), vault, lasts=HOUR, timeout=1.0, wall=self.wall)
+        user, who = User("gateway-sales", "Sales", "2023", "en"), (b"somebody",)
+        source = AppliedSource(self.fabric, user, who, who, vault, lasts=HOUR, timeout=1.0, wall=self.wall)
         account = Account("sales", source, vault, log, metrics, lasts=HOUR, wall=self.wall)
         self.accounts.append(account)
         return account
