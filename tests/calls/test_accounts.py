@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from gateway.simulator import Fault, Simulator
+from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
+from tests.calls.test_keys import durable
 from tests.calls.test_whole_call import BEARER, delete, get
-from tests.harness import Answered, Farm, Harness
+from tests.harness import Answered, Farm, Harness, until
+from tests.lasting import SqliteFile
 
 NAMES = ("one", "two", "three")
 
@@ -233,3 +236,59 @@ async def test_readers_at_two_replicas_hear_the_same(farm: Farm, simulator: Simu
 
     assert await asyncio.gather(*readers) == [["queued", "connected", "ended"]] * 2
     assert simulator.polls == 0
+
+
+async def test_a_call_is_nobody_elses_when_its_account_gets_another_user(farm: Farm) -> None:
+    """NSLB would mean that one's call."""
+    simulator = await farm.simulator(queue_seconds=None, connect_seconds=None, talk_seconds=None)
+    gateway = await farm.gateway(simulator, farm.applied(simulator, user_id="alice"))
+    first = (await gateway.dial()).headers["Location"]
+    gateway.settings["accounts"]["sales"]["apply_token"]["user_id"] = "bob"
+    gateway.settings["accounts"]["sales"].pop("token", None)
+    gateway.write(gateway.settings)
+    assert await gateway.server.reload()
+    second = (await gateway.dial()).headers["Location"]
+    simulator.push("Call connected", user="bob")
+
+    told = await get(gateway, first + "/events")
+    released = await delete(gateway, first)
+
+    assert (told.status, told.json["code"], told.json["outcome"]) == (403, "forbidden", "not_sent")
+    assert (released.status, released.json["code"], released.json["outcome"]) == (403, "forbidden", "not_sent")
+    assert [request.operation for request in simulator.received] == ["create", "create"]
+    assert (await get(gateway, first)).json["status"] == "accepted"
+    assert (await get(gateway, second + "/events")).json["status"] == "connected"
+
+
+async def test_an_account_keeps_its_call_when_its_application_gets_another_key(farm: Farm) -> None:
+    apps = {APP_KEY: APP_SECRET, "second-app": "second-secret"}
+    simulator = await farm.simulator(apps=apps, queue_seconds=None, connect_seconds=None, talk_seconds=None)
+    gateway = await farm.gateway(simulator, farm.applied(simulator), {"accounts": {"sales": {"exclusive": True}}})
+    first = (await gateway.dial()).headers["Location"]
+    applying = gateway.settings["accounts"]["sales"]["apply_token"]
+    Path(applying["app_key"]["file"]).write_text("second-app")
+    Path(applying["app_secret"]["file"]).write_text("second-secret")
+    assert await gateway.server.reload()
+
+    assert busy(await gateway.dial())
+
+    assert len(simulator.creates()) == 1
+    assert (await delete(gateway, first)).json["status"] == "ended"
+    assert (await gateway.dial()).status == 201
+
+
+async def test_a_store_that_was_away_is_found_again_though_nothing_is_asked_of_it(farm: Farm) -> None:
+    """A gateway that takes the store for gone tells the others of no call that it makes."""
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator, durable(farm))
+    async with SqliteFile(farm.directory / "state.db").held_up():
+        assert (await gateway.dial(headers={"Idempotency-Key": "k"})).json["code"] == "store-unavailable"
+    assert (await gateway.metrics())["gateway_store_available"] == 0
+    looked = (await gateway.metrics()).get('gateway_store_operations_total{operation="write",result="success"}', 0)
+
+    gateway.server.tend()
+
+    await until(lambda: gateway.server.status()["store"]["available"])
+    after = (await gateway.metrics())['gateway_store_operations_total{operation="write",result="success"}']
+    assert after == looked + 1
+    assert simulator.creates() == []

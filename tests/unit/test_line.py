@@ -94,3 +94,9 @@ def test_what_is_told_late_of_a_call_that_was_not_made_brings_back_the_one_befor
 def test_what_no_gateway_wrote_is_no_line(content: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Line.decode(content, 1)
+
+
+def test_what_a_gateway_of_another_version_wrote_is_a_line() -> None:
+    line = Line(call="one", since=1.0, until=2.0, making={"two": 3.0}, version=7)
+    more = line.encode()[:-1] + b',"later":[1]}'
+    assert Line.decode(more, 7) == line
