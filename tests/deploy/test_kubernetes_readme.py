@@ -168,6 +168,26 @@ def test_the_key_is_made_by_the_command_that_it_gives(reader: Path) -> None:
     assert done.stdout.splitlines() == [digest(key)]
 
 
+def test_the_commands_of_the_runbook_find_the_gateway_that_shared_makes() -> None:
+    runbook = (ROOT.parent / "runbook.md").read_text()
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", runbook, re.MULTILINE | re.DOTALL)
+    ran, forwarded, address = block.replace("\\\n", "").splitlines()
+
+    (gateway,) = gateways(overlay("shared"))
+
+    named = gateway.workload["metadata"]
+    where = f"-n {named['namespace']}"
+    assert ran.startswith(f"kubectl {where} exec deploy/{named['name']} -c {gateway.container['name']} -- ")
+    assert gateway.container["args"][1:] == ran.split()[-2:]
+    assert "doctor --no-apply" in ran
+    assert forwarded == f"kubectl {where} port-forward deploy/{named['name']} {gateway.admin} &"
+    assert address == f"OPERATORS=http://127.0.0.1:{gateway.admin}"
+    # Beside a gateway that runs there is no other way to run it.
+    assert len(re.findall("`dial-gateway doctor", runbook)) == len(
+        re.findall("`dial-gateway doctor --no-apply", runbook)
+    )
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_alone_is_no_copy_unless_it_refers_to_nothing(name: str, tmp_path: Path) -> None:
     """Why all of it is to be copied."""
