@@ -13,11 +13,14 @@ from typing import Any, Final
 
 import yaml
 
+from gateway.config import json_schema
+
 Manifest = dict[str, Any]
 NAME: Final = "dial-gateway"
 
 _POD: Final = "spec/template/spec"
-_IMAGE: Final = f"{_POD}/containers/{NAME}/image"
+_CONTAINER: Final = f"{_POD}/containers/{NAME}"
+_IMAGE: Final = f"{_CONTAINER}/image"
 # A changed configuration has another name in the overlay, which starts new pods; here an annotation does.
 _ANNOTATIONS: Final = "spec/template/metadata/annotations"
 # Each value: the kind of manifest that it is in, and the way to it there, where a name stands for the item that has it.
@@ -26,34 +29,86 @@ PARTS: Final = {
     "existing.secrets": ("Deployment", f"{_POD}/volumes/dial-gateway-secrets/secret/secretName"),
     "existing.tls": ("Deployment", f"{_POD}/volumes/dial-gateway-tls/secret/secretName"),
     "existing.authorities": ("Deployment", f"{_POD}/volumes/dial-gateway-ca/configMap/name"),
-    "resources": ("Deployment", f"{_POD}/containers/{NAME}/resources"),
+    "imagePullSecrets": ("Deployment", f"{_POD}/imagePullSecrets"),
+    "env": ("Deployment", f"{_CONTAINER}/env"),
+    "resources": ("Deployment", f"{_CONTAINER}/resources"),
     "terminationGracePeriodSeconds": ("Deployment", f"{_POD}/terminationGracePeriodSeconds"),
     "autoscaling.minReplicas": ("HorizontalPodAutoscaler", "spec/minReplicas"),
     "autoscaling.maxReplicas": ("HorizontalPodAutoscaler", "spec/maxReplicas"),
     "networkPolicy.ingress": ("NetworkPolicy", "spec/ingress"),
     "networkPolicy.egress": ("NetworkPolicy", "spec/egress"),
+    "serviceMonitor.labels": ("ServiceMonitor", "metadata/labels"),
 }
 # Manifests that may be left out, by the value that says so.
 OPTIONAL: Final = {"NetworkPolicy": "networkPolicy.enabled", "ServiceMonitor": "serviceMonitor.enabled"}
 _ABOUT: Final = {
     "image": "Yours to build, from deploy/Dockerfile. A digest (sha256:...) takes the place of the tag.",
+    "imagePullSecrets": "For a registry that asks who pulls: [{name: ...}].",
     "configuration": "The gateway's. Give yours as a file, which `dial-gateway check` takes:\n"
     "--set-file configuration=gateway.yaml",
     "existing": "What you make yourself: a Secret with the files that the configuration names below\n"
     "/var/run/secrets/dial-gateway, one of the type kubernetes.io/tls, and a ConfigMap of authorities.",
-    "resources": "Measured: 60 MiB idle, and 70 KiB for each call that is followed.",
-    "terminationGracePeriodSeconds": "More than the 10 seconds in which clients learn that a pod goes, and\n"
-    "drain_seconds of the configuration.",
+    "env": "Variables of the gateway's, as for traces:\n"
+    '[{name: OTEL_EXPORTER_OTLP_ENDPOINT, value: "http://collector.tracing.svc:4318"}]',
+    "resources": "Measured: 60 MiB idle, and 70 KiB for each call that is followed.\n"
+    "The autoscaler looks at a share of requests.cpu.",
+    "terminationGracePeriodSeconds": "At least the 10 seconds in which clients learn that a pod goes,\n"
+    "drain_seconds of the configuration, and five more.",
     "autoscaling": "How many gateways run.",
     "networkPolicy": "Who may connect to the gateways, and what they may connect to: NSLB and the API Fabric,\n"
-    "Redis, name servers.",
-    "serviceMonitor": "Has the gateways watched; needs the Prometheus Operator.",
+    "Redis, name servers (at 169.254.169.254 a cloud gives a machine its credentials too: open nothing but 53 there).",
+    "serviceMonitor": "Has the gateways watched; needs the Prometheus Operator. Its Prometheus may ask for\n"
+    "labels; that of kube-prometheus-stack asks for `release`, with the name of its release.",
 }
 _ORDER: Final = (*_ABOUT,)
 _TAGGED: Final = (
     '{{ with .Values.image }}{{ if .digest }}{{ printf "%s@%s" .repository .digest | toJson }}'
     '{{ else }}{{ printf "%s:%s" .repository .tag | toJson }}{{ end }}{{ end }}'
 )
+_SOME: Final = {"minLength": 1}
+_NAMED: Final = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", **_SOME}}}
+# What else must hold of a value than its type.
+_BOUNDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "image.repository": _SOME,
+    "image.tag": {"pattern": r"^(\w[\w.-]{0,127})?$"},
+    "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "imagePullSecrets": {"items": {**_NAMED, "additionalProperties": False}},
+    "configuration": _SOME,
+    "existing.secrets": _SOME,
+    "existing.tls": _SOME,
+    "existing.authorities": _SOME,
+    "env": {"items": _NAMED},
+    "resources": {
+        "required": ["requests"],
+        "properties": {
+            "requests": {
+                "type": "object",
+                "required": ["cpu"],
+                "properties": {"cpu": {"type": ["string", "number"], "not": {"enum": ["", "0", 0]}}},
+            }
+        },
+    },
+    "autoscaling.minReplicas": {"minimum": 1},
+    "autoscaling.maxReplicas": {"minimum": 1},
+    "networkPolicy.ingress": {"items": {"type": "object"}},
+    "networkPolicy.egress": {"items": {"type": "object"}},
+    "serviceMonitor.labels": {"additionalProperties": {"type": "string"}},
+}
+_LAST_SECONDS: Final = 5  # what a gateway that has drained takes to be gone
+# What no schema can see, because it is in the relation of two values.
+_REFUSED: Final = """\
+{{- if not (or .Values.image.tag .Values.image.digest) }}
+{{- fail "image: it needs a tag or a digest" }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) }}
+{{- fail "autoscaling: minReplicas is more than maxReplicas" }}
+{{- end }}
+{{- $drain := get (mergeOverwrite (dict "drain_seconds" @drain) (fromYaml .Values.configuration)) "drain_seconds" }}
+{{- $needed := addf (float64 $drain) @rest }}
+{{- if lt (float64 .Values.terminationGracePeriodSeconds) $needed }}
+{{- fail (printf "terminationGracePeriodSeconds: with the configuration's drain_seconds it needs %v" $needed) }}
+{{- end }}
+"""
 _NOTES: Final = """\
 The gateways are at https://dial-gateway.{{ .Release.Namespace }}.svc, for pods with the label `dial-gateway: caller`.
 
@@ -72,6 +127,8 @@ def chart(manifests: Sequence[Manifest], version: str) -> Mapping[str, str]:
             repository, _, tag = _replaced(manifest, _IMAGE, "@image").partition(":")
             values |= {"image.repository": repository, "image.tag": tag, "image.digest": ""}
             _replaced(manifest, _ANNOTATIONS, {"checksum/configuration": "@checksum"})
+            (container,) = manifest["spec"]["template"]["spec"]["containers"]
+            files["templates/refused.yaml"] = _refused(container["lifecycle"]["preStop"]["sleep"]["seconds"])
         if kind in OPTIONAL:
             values[OPTIONAL[kind]] = True
         for name, (of, path) in PARTS.items():
@@ -94,7 +151,7 @@ def chart(manifests: Sequence[Manifest], version: str) -> Mapping[str, str]:
         "appVersion": version,
         "kubeVersion": ">=1.30.0-0",  # the first whose pods may sleep before their end
     }
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(tree, values)}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_schema(tree)}
     return {
         **files,
         "templates/NOTES.txt": _NOTES,
@@ -134,6 +191,12 @@ def _template(manifest: Manifest) -> str:
     return re.sub(r"'@([\w.]+)'", r"{{ .Values.\1 | toJson }}", text)
 
 
+def _refused(sleep: int) -> str:
+    """The template that makes nothing, and refuses what does not go together; clients have the sleep to learn it."""
+    drain = json_schema()["properties"]["drain_seconds"]["default"]
+    return _REFUSED.replace("@drain", f"{drain:g}").replace("@rest", f"{sleep + _LAST_SECONDS}")
+
+
 def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values by the parts of their names, in the order of what explains them."""
     tree: dict[str, Any] = {}
@@ -155,18 +218,23 @@ def _explained(tree: Mapping[str, Any]) -> Iterator[str]:
             yield yaml.safe_dump({name: value}, sort_keys=False, width=120)
 
 
-def _schema(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values that are known, so that a misspelled one is refused."""
-    return _closed(
-        {
-            name: _typed(value) if name in values else _closed({inner: _typed(one) for inner, one in value.items()})
-            for name, value in tree.items()
-        }
-    )
+def _schema(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values that are known, so that a misspelled one, or one that was taken away, is refused."""
+    whole = _closed(tree, "")
+    # A chart that has this one among its own gives it what is for all of them.
+    whole["properties"]["global"] = {"type": "object"}
+    return whole
 
 
-def _closed(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+def _closed(tree: Mapping[str, Any], group: str) -> dict[str, Any]:
+    properties = {}
+    for name, value in tree.items():
+        full = f"{group}{name}"
+        if isinstance(value, dict) and full not in PARTS:
+            properties[name] = _closed(value, f"{full}.")
+        else:
+            properties[name] = {**_typed(value), **_BOUNDS.get(full, {})}
+    return {"type": "object", "additionalProperties": False, "required": [*tree], "properties": properties}
 
 
 def _typed(value: object) -> dict[str, str]:

@@ -38,16 +38,32 @@ _POD: Final = {
     **{f"securityContext/{path}": words for path, words in _SECURITY.items()},
     **{f"{kind}/*/{path}": words for kind in ("containers", "initContainers") for path, words in _CONTAINER.items()},
 }
+_ONCE: Final = frozenset({"OnFailure", "Never"})
 _TEMPLATE: Final = {f"spec/template/spec/{path}": words for path, words in _POD.items()}
 # Where any word may stand.
 _ANYTHING: Final = re.compile(r"/containers/\*/(env/\*/(name|value)|command/\*|args/\*)$")
-_MONITOR: Final = {"*/scheme": frozenset({"http", "https"})}
+_MONITOR: Final = {
+    "*/scheme": frozenset({"http", "https"}),
+    "*/relabelings/*/action": frozenset({"replace", "keep", "drop", "hashmod", "labelmap", "labeldrop", "labelkeep"}),
+}
 _SCALING: Final = {
     "selectPolicy": frozenset({"Max", "Min", "Disabled"}),
     "policies/*/type": frozenset({"Pods", "Percent"}),
 }
 TABLE: Final[Mapping[str, Mapping[str, Words]]] = {
     "ConfigMap": {},
+    "CronJob": {
+        **{
+            f"spec/jobTemplate/{path}": words
+            for path, words in {**_TEMPLATE, "spec/template/spec/restartPolicy": _ONCE}.items()
+        },
+        "spec/concurrencyPolicy": frozenset({"Allow", "Forbid", "Replace"}),
+    },
+    "DaemonSet": {
+        **_TEMPLATE,
+        "spec/updateStrategy/type": frozenset({"RollingUpdate", "OnDelete"}),
+        "spec/template/spec/restartPolicy": frozenset({"Always"}),
+    },
     "Deployment": {
         **_TEMPLATE,
         "spec/strategy/type": frozenset({"RollingUpdate", "Recreate"}),
@@ -65,7 +81,7 @@ TABLE: Final[Mapping[str, Mapping[str, Words]]] = {
     "Job": {
         **_TEMPLATE,
         "spec/completionMode": frozenset({"NonIndexed", "Indexed"}),
-        "spec/template/spec/restartPolicy": frozenset({"OnFailure", "Never"}),
+        "spec/template/spec/restartPolicy": _ONCE,
     },
     "Namespace": {},
     "NetworkPolicy": {
@@ -82,6 +98,12 @@ TABLE: Final[Mapping[str, Mapping[str, Words]]] = {
     },
     "ServiceAccount": {},
     "ServiceMonitor": {f"spec/endpoints/{path}": words for path, words in _MONITOR.items()},
+    "StatefulSet": {
+        **_TEMPLATE,
+        "spec/podManagementPolicy": frozenset({"OrderedReady", "Parallel"}),
+        "spec/updateStrategy/type": frozenset({"RollingUpdate", "OnDelete"}),
+        "spec/template/spec/restartPolicy": frozenset({"Always"}),
+    },
 }
 
 

@@ -31,8 +31,9 @@ def rendered(directory: Path) -> list[Manifest]:
 
 
 def template(manifest: Manifest) -> Manifest | None:
-    """The pod template of a workload."""
-    found: Manifest | None = manifest.get("spec", {}).get("template")
+    """The pod template of a workload; a CronJob has it in its template of Jobs."""
+    spec = manifest.get("spec", {})
+    found: Manifest | None = spec.get("jobTemplate", {}).get("spec", spec).get("template")
     return found
 
 

@@ -58,6 +58,31 @@ spec:
 """
 
 
+KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")  # that the component knows
+
+
+def workload(kind: str, **more: Any) -> Manifest:
+    """A workload of one of these kinds with the label, named as its kind is, and more in its pod's specification."""
+    once = kind in {"Job", "CronJob"}
+    container = next(yaml.safe_load_all(JOB))["spec"]["template"]["spec"]["containers"][0]
+    pod = {"automountServiceAccountToken": False, "containers": [container], **more}
+    if once:
+        pod["restartPolicy"] = "Never"
+    spec: Manifest = {"template": {"metadata": {"labels": {"app": kind.lower()}}, "spec": pod}}
+    if kind == "CronJob":
+        spec = {"schedule": "0 0 * * *", "jobTemplate": {"spec": spec}}
+    if not once:
+        spec["selector"] = {"matchLabels": {"app": kind.lower()}}
+    if kind == "StatefulSet":
+        spec["serviceName"] = "statefulset"
+    return {
+        "apiVersion": "batch/v1" if once else "apps/v1",
+        "kind": kind,
+        "metadata": {"name": kind.lower(), "labels": {"dial-gateway": "sidecar"}},
+        "spec": spec,
+    }
+
+
 @cache
 def _overlay(name: str) -> list[Manifest]:
     return rendered(ROOT / "overlays" / name)

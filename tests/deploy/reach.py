@@ -14,10 +14,16 @@ from tests.deploy.gateways import Gateway, gateways
 from tests.deploy.manifests import Manifest, matches
 
 _NAMESPACE: Final = "kubernetes.io/metadata.name"
-_NAME_SERVERS: Final = {
-    "namespaceSelector": {"matchLabels": {_NAMESPACE: "kube-system"}},
-    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-}
+# A machine's own credentials are here, in a cloud, and name servers at port 53.
+_METADATA: Final = "169.254.169.254"
+_NAME_SERVERS: Final = (
+    {
+        "namespaceSelector": {"matchLabels": {_NAMESPACE: "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    },
+    {"ipBlock": {"cidr": "169.254.20.10/32"}},
+    {"ipBlock": {"cidr": f"{_METADATA}/32"}},
+)
 _PROMETHEUS: Final = {"namespaceSelector": {"matchLabels": {_NAMESPACE: "monitoring"}}}
 
 
@@ -29,6 +35,8 @@ def unreachable(manifests: Sequence[Manifest]) -> Iterator[str]:
         for way, peers in (("ingress", "from"), ("egress", "to")):
             if any(not rule.get(peers) or not rule.get("ports") for rule in spec.get(way, ())):
                 yield f"{policy['metadata']['name']}: {way} has a rule for everybody or everything"
+        if any(_gives_away(rule) for rule in spec.get("egress", ())):
+            yield f"{policy['metadata']['name']}: egress lets through to the credentials of the machine"
     for gateway in gateways(manifests):
         yield from (f"{gateway.where}: {fault}" for fault in _unmonitored(gateway, manifests))
         if not policies:
@@ -49,7 +57,8 @@ def _shut_in(gateway: Gateway, rules: list[Manifest], _: Sequence[Manifest]) -> 
             yield f"it does not reach {host}:{port}"
     if any(not _is_number(host) for host, _ in addresses):
         for protocol in ("TCP", "UDP"):
-            if not any(_opens(rule, 53, gateway, protocol) and _NAME_SERVERS in rule["to"] for rule in rules):
+            asked = [peer for rule in rules if _opens(rule, 53, gateway, protocol) for peer in rule["to"]]
+            if not all(one in asked for one in _NAME_SERVERS):
                 yield f"it does not reach name servers by {protocol}"
 
 
@@ -71,6 +80,12 @@ def _opens(rule: Manifest, number: int, gateway: Gateway, protocol: str = "TCP")
         and start <= number <= port.get("endPort", start)
         for port in rule["ports"]
     )
+
+
+def _gives_away(rule: Manifest) -> bool:
+    """Whether more than name servers is reached where a cloud has a machine's credentials."""
+    more = any(port.get("port") != 53 or "endPort" in port for port in rule.get("ports", ()))
+    return more and any("ipBlock" in peer and _is_at(peer, _METADATA) for peer in rule.get("to", ()))
 
 
 def _is_number(host: str) -> bool:
@@ -104,6 +119,27 @@ def _monitors(manifests: Sequence[Manifest]) -> list[tuple[Manifest, Manifest]]:
     ]
 
 
+def job_of(monitor: Manifest, manifests: Sequence[Manifest], namespace: str) -> str:
+    """The label `job` that the operator gives to what a monitor of a namespace finds there."""
+    if monitor["kind"] == "PodMonitor":
+        return f"{namespace}/{monitor['metadata']['name']}"
+    (job,) = (
+        service["metadata"]["name"]
+        for service in manifests
+        if service["kind"] == "Service"
+        and matches(monitor["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
+    )
+    labels = {"__meta_kubernetes_namespace": namespace}
+    for endpoint in monitor["spec"]["endpoints"]:
+        for rule in endpoint.get("relabelings", ()):
+            if rule.get("action", "replace") == "replace" and rule["targetLabel"] == "job":
+                source = ";".join(labels.get(label, "") for label in rule["sourceLabels"])
+                found = re.fullmatch(rule.get("regex", "(.*)"), source)
+                if found is not None:
+                    job = found.expand(rule.get("replacement", "$1").replace("$", "\\"))
+    return str(job)
+
+
 def _unmonitored(gateway: Gateway, manifests: Sequence[Manifest]) -> Iterator[str]:
     """Monitors that would ask it for something else than its metrics."""
     targets = {
@@ -119,5 +155,7 @@ def _unmonitored(gateway: Gateway, manifests: Sequence[Manifest]) -> Iterator[st
             yield f"{monitor['kind']}: {port} is not the operators' port"
         if (endpoint.get("scheme", "http"), endpoint.get("path", "/metrics")) != ("http", "/metrics"):
             yield f"{monitor['kind']}: there are no metrics at its path"
+        if job_of(monitor, manifests, "one") == job_of(monitor, manifests, "other"):
+            yield f"{monitor['kind']}: its job is the same in every namespace"
         if not re.fullmatch(r"[1-9]\d*(ms|s|m|h)", endpoint.get("interval", "30s")):
             yield f"{monitor['kind']}: {endpoint['interval']} is no time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ OTHERS: dict[str, Any] = {
     "existing.secrets": "own",
     "existing.tls": "1e3",  # a name that would be a number if it stood there plainly
     "existing.authorities": "own",
+    "imagePullSecrets": [{"name": "registry"}],
+    "env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector.tracing.svc:4318"}],
     "resources": {"limits": {"memory": "1Gi"}},
     "terminationGracePeriodSeconds": 100,
     "autoscaling.minReplicas": 3,
     "autoscaling.maxReplicas": 9,
     "networkPolicy.ingress": [{"from": [{"podSelector": {}}]}],
     "networkPolicy.egress": [],
+    "serviceMonitor.labels": {"release": "prometheus"},
 }
 
 
@@ -138,6 +142,78 @@ def test_a_misspelled_value_is_refused(setting: str) -> None:
     assert done.returncode != 0
     assert "schema" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"image": {"tag": ""}}, "image: it needs a tag or a digest"),
+        ({"image": {"tag": None}}, "missing property 'tag'"),
+        ({"image": {"tag": "one two"}}, "'/image/tag'"),
+        ({"image": {"repository": ""}}, "'/image/repository'"),
+        ({"image": {"digest": "abc"}}, "'/image/digest'"),
+        ({"image": {"digest": f"sha256:{'A' * 64}"}}, "'/image/digest'"),
+        ({"imagePullSecrets": ["registry"]}, "'/imagePullSecrets/0'"),
+        ({"imagePullSecrets": [{}]}, "'/imagePullSecrets/0'"),
+        ({"env": {"OTEL_TRACES_EXPORTER": "otlp"}}, "'/env'"),
+        ({"env": [{"value": "otlp"}]}, "'/env/0'"),
+        ({"configuration": ""}, "'/configuration'"),
+        ({"existing": {"tls": ""}}, "'/existing/tls'"),
+        ({"autoscaling": {"minReplicas": 7}}, "autoscaling: minReplicas is more than maxReplicas"),
+        ({"autoscaling": {"minReplicas": 0}}, "'/autoscaling/minReplicas'"),
+        ({"autoscaling": {"maxReplicas": 0, "minReplicas": 0}}, "'/autoscaling/maxReplicas'"),
+        ({"resources": None}, "missing property 'resources'"),
+        ({"resources": {"requests": None}}, "missing property 'requests'"),
+        ({"resources": {"requests": {"cpu": None}}}, "missing property 'cpu'"),
+        ({"resources": {"requests": {"cpu": 0}}}, "'/resources/requests/cpu'"),
+        ({"terminationGracePeriodSeconds": 39}, "terminationGracePeriodSeconds: with the configuration's"),
+        ({"configuration": "drain_seconds: 30.5\n"}, "drain_seconds it needs 45.5"),
+        ({"networkPolicy": {"egress": [None]}}, "'/networkPolicy/egress/0'"),
+        ({"serviceMonitor": {"labels": {"release": 1}}}, "'/serviceMonitor/labels/release'"),
+    ],
+)
+def test_values_that_could_not_work_are_refused(values: dict[str, Any], told: str, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+
+    done = helm("template", NAME, str(CHART), "--values", str(tmp_path / "values.yaml"))
+
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"terminationGracePeriodSeconds": 40},
+        {"configuration": "drain_seconds: 0\n", "terminationGracePeriodSeconds": 15},
+        {"configuration": "drain_seconds: 30\n"},
+        {"configuration": "listen: {}\n", "terminationGracePeriodSeconds": 40},
+        {"image": {"tag": "", "digest": f"sha256:{'0' * 64}"}},
+        {"autoscaling": {"minReplicas": 6}},
+        {"resources": {"limits": None, "requests": {"cpu": 1}}},
+    ],
+)
+def test_values_that_only_just_work_are_taken(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+
+    assert made("--values", str(tmp_path / "values.yaml")).keys() == json.loads(by_default()).keys()
+
+
+def test_another_chart_can_have_it_among_its_own(tmp_path: Path) -> None:
+    parent = {"apiVersion": "v2", "name": "parent", "version": "0.1.0"}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent))
+    shutil.copytree(CHART, tmp_path / "charts" / NAME)
+    (tmp_path / "values.yaml").write_text(
+        yaml.safe_dump({"global": {"registry": "registry.example"}, NAME: {"autoscaling": {"maxReplicas": 9}}})
+    )
+
+    done = helm("template", "parent", str(tmp_path), "--namespace", NAME, "--kube-version", VERSION)
+
+    assert done.stderr == ""
+    expected = json.loads(by_default())
+    expected["HorizontalPodAutoscaler"]["spec"]["maxReplicas"] = 9
+    assert {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)} == expected
 
 
 def test_an_overlay_that_lacks_a_part_makes_no_chart() -> None:

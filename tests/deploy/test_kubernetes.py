@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,23 @@ import pytest
 import yaml
 
 from gateway.simulator import Certificates
-from tests.deploy.manifests import disagreements, insecure, template
-from tests.deploy.overlays import CUSTOM, JOB, OVERLAYS, VERSION, change, configuration, of_kind, overlay, with_sidecar
+from tests.deploy.enumerations import misspelled
+from tests.deploy.manifests import ROOT, disagreements, insecure, template
+from tests.deploy.overlays import (
+    CUSTOM,
+    JOB,
+    KINDS,
+    OVERLAYS,
+    VERSION,
+    change,
+    configuration,
+    of_kind,
+    overlay,
+    with_sidecar,
+    workload,
+)
+from tests.deploy.reach import job_of
+from tests.deploy.soundness import unsound
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -127,15 +143,63 @@ def test_a_job_gets_a_sidecar_and_a_workload_without_the_label_does_not(tmp_path
     assert "initContainers" not in of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_that_the_component_knows_gets_the_same_sidecar(kind: str, tmp_path: Path) -> None:
+    own: dict[str, list[Any]] = {
+        "initContainers": [{"name": "own", "image": "own"}],
+        "volumes": [{"name": "own", "emptyDir": {}}],
+    }
+
+    manifests = with_sidecar(workload(kind, **own), tmp_path)
+
+    made = of_kind(manifests, kind)
+    kubernetes_validate.validate(made, VERSION, strict=True)
+    found = template(made)
+    assert found is not None
+    assert found["metadata"]["labels"] == {"app": kind.lower(), "dial-gateway": "sidecar"}
+    example = of_kind(overlay("example"), "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
+    assert found["spec"]["initContainers"] == [example | {"image": "dial-gateway"}, *own["initContainers"]]
+    assert [volume["name"] for volume in found["spec"]["volumes"]] == [
+        "dial-gateway",
+        "dial-gateway-ca",
+        "dial-gateway-secrets",
+        "own",
+    ]
+    # The configuration by the name that it has now.
+    del found["spec"]["initContainers"][1]
+    assert [*disagreements(manifests), *misspelled(manifests), *unsound(manifests)] == []
+
+
+def test_the_readme_and_the_component_know_the_same_kinds() -> None:
+    component = yaml.safe_load((ROOT / "components" / "sidecar" / "kustomization.yaml").read_text())
+    readme = re.sub(r"\s+", " ", (ROOT.parents[1] / "README.md").read_text())
+
+    assert component["patches"][0]["target"]["kind"].split("|") == [*KINDS]
+    assert f"every {', '.join(KINDS[:-1])} and {KINDS[-1]} with the label" in readme
+
+
+@pytest.mark.parametrize(("name", "kind"), [("example", "PodMonitor"), ("shared", "ServiceMonitor")])
+def test_a_namespace_is_a_job_of_its_own_that_the_alerts_know(name: str, kind: str) -> None:
+    """Rules tell of jobs: of two namespaces in one, the one that fails would be lost in the other."""
+    manifests = overlay(name)
+    monitor = of_kind(manifests, kind)
+    alerts = (ROOT.parent / "prometheus" / "alerts.yaml").read_text()
+    known = re.findall(r'\bjob=~"([^"]*)"', alerts)
+
+    jobs = [job_of(monitor, manifests, namespace) for namespace in ("staging", "production")]
+
+    assert jobs == ["staging/dial-gateway", "production/dial-gateway"]
+    assert known
+    assert all(re.fullmatch(pattern, job) for pattern in (*known, "(.+/)?dial-gateway") for job in jobs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("own", [600, 10, None])
 def test_the_time_that_a_workload_has_for_its_end_stays_its_own(kind: str, own: int | None, tmp_path: Path) -> None:
-    workload = next(one for one in yaml.safe_load_all(JOB) if one["kind"] == kind)
-    workload["metadata"]["labels"] = {"dial-gateway": "sidecar"}
-    if own is not None:
-        workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = own
+    more = {} if own is None else {"terminationGracePeriodSeconds": own}
 
-    pod = of_kind(with_sidecar(workload, tmp_path), kind)["spec"]["template"]["spec"]
+    found = template(of_kind(with_sidecar(workload(kind, **more), tmp_path), kind))
 
-    assert [container["name"] for container in pod["initContainers"]] == ["dial-gateway"]
-    assert pod.get("terminationGracePeriodSeconds") == own
+    assert found is not None
+    assert [container["name"] for container in found["spec"]["initContainers"]] == ["dial-gateway"]
+    assert found["spec"].get("terminationGracePeriodSeconds") == own

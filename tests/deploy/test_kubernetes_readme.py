@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,8 +17,9 @@ import yaml
 from gateway.simulator import Certificates
 from tests.conftest import need
 from tests.deploy.enumerations import misspelled
-from tests.deploy.manifests import ROOT, containers, disagreements, rendered, sources
-from tests.deploy.overlays import CUSTOM, OVERLAYS, of_kind, overlay
+from tests.deploy.gateways import gateways
+from tests.deploy.manifests import ROOT, Manifest, containers, disagreements, rendered, sources
+from tests.deploy.overlays import CUSTOM, OVERLAYS, of_kind, overlay, workload
 from tests.deploy.soundness import unsound
 from tests.harness import KEY, digest
 
@@ -70,6 +74,118 @@ def test_a_copy_has_all_that_a_reader_is_to_change_and_takes_it(name: str, reade
     assert {container["image"] for container in containers(pod)} == {f"mine.example/dial@sha256:{'1' * 64}"}
     # Its policies let through what its configuration names.
     assert [*disagreements(manifests), *misspelled(manifests), *unsound(manifests)] == []
+
+
+def test_an_application_in_the_place_of_the_examples_is_watched_and_has_its_policy(reader: Path) -> None:
+    example = changed(reader / "mine" / "overlays" / "example")
+    (example / "application.yaml").write_text(yaml.safe_dump(workload("StatefulSet")))
+
+    manifests = rendered(example)
+
+    assert is_like_the_example(manifests, "StatefulSet")
+
+
+def test_an_application_beside_the_example_is_watched_and_has_its_policy(reader: Path) -> None:
+    example = changed(reader / "mine" / "overlays" / "example")
+    (told,) = re.findall(r"^An application of yours takes .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    _, copied, from_it = re.split(r"with copies of|kustomization.yaml`", told)
+    parts, resources = from_it.split("and of its")
+    own = example.parent / "own"
+    own.mkdir()
+    for name in re.findall(r"`([^`]+\.yaml)`", copied):
+        shutil.copy(example / name, own)
+    whole = yaml.safe_load((example / "kustomization.yaml").read_text())
+    named = [one for one in re.findall(r"`([^`\s]+)`", resources) if one in whole["resources"]]
+    assert "`configMapGenerator` (the one of\n`gateway.yaml`)" in parts
+    del whole["configMapGenerator"][1]
+    kustomization = {name: value for name, value in whole.items() if f"`{name}`" in parts}
+    (own / "application.yaml").write_text(yaml.safe_dump(workload("CronJob")))
+    (own / "kustomization.yaml").write_text(
+        yaml.safe_dump(kustomization | {"resources": ["application.yaml", *named], "namespace": "own"})
+    )
+
+    assert is_like_the_example(rendered(own), "CronJob")
+
+
+def is_like_the_example(manifests: Sequence[Manifest], kind: str) -> bool:
+    """Whether a workload of this kind has what the example's application has: a gateway, a monitor and a policy."""
+    assert [*disagreements(list(manifests)), *misspelled(manifests), *unsound(manifests)] == []
+    assert {"NetworkPolicy", "PodMonitor", "ConfigMap", kind} <= {manifest["kind"] for manifest in manifests}
+    (gateway,) = gateways(manifests)
+    policy = of_kind(manifests, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= gateway.labels.items()
+    return bool(gateway.workload["kind"] == kind and gateway.container["image"].startswith("mine.example/dial@"))
+
+
+def test_the_ports_of_a_sidecar_are_changed_where_it_says(reader: Path) -> None:
+    (told,) = re.findall(r"^The gateway takes two ports .*?\n\n", README.read_text(), re.MULTILINE | re.DOTALL)
+    _, first, second = re.split(r"change 8080|; 9090", told)
+    example = changed(reader / "mine" / "overlays" / "example")
+    for old, new, names in (("8080", "8088", first), ("9090", "9099", second)):
+        for name in re.findall(r"`([^`]+\.yaml)`", names):
+            path = example.parents[1] / name if "/" in name else example / name
+            text = path.read_text()
+            assert old in text, name
+            path.write_text(text.replace(old, new))
+
+    manifests = rendered(example)
+
+    assert not re.search("8080|9090", yaml.safe_dump_all(manifests))
+    assert [*disagreements(manifests), *unsound(manifests)] == []
+    (gateway,) = gateways(manifests)
+    assert (gateway.admin, gateway.listening) == (9099, {9099})
+
+
+def test_a_sidecar_is_given_the_variables_of_traces_and_a_way_to_their_collector(reader: Path) -> None:
+    patch, rule = re.findall(r"^```yaml kubernetes\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    example = changed(reader / "mine" / "overlays" / "example")
+    before = rendered(example)
+    for name, more in (("kustomization.yaml", patch), ("network-policy.yaml", rule)):
+        with (example / name).open("a") as file:
+            file.write(more)
+
+    manifests = rendered(example)
+
+    (gateway,) = gateways(manifests)
+    (variable,) = gateway.container.pop("env")
+    assert variable["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
+    collector = urlsplit(variable["value"])
+    way = of_kind(manifests, "NetworkPolicy")["spec"]["egress"].pop()
+    assert way["ports"] == [{"port": collector.port, "protocol": "TCP"}]
+    assert [*way["to"][0]["namespaceSelector"]["matchLabels"].values()] == [str(collector.hostname).split(".")[1]]
+    assert manifests == before
+
+
+def test_the_key_is_made_by_the_command_that_it_gives(reader: Path) -> None:
+    (block,) = (block for block in BLOCKS if block.startswith("dial-gateway key"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    done = subprocess.run(
+        ["sh", "-ec", block], cwd=reader, env={"PATH": path}, capture_output=True, text=True, timeout=30, check=True
+    )
+
+    (key,) = (reader / "key").read_text().splitlines()
+    assert done.stdout.splitlines() == [digest(key)]
+
+
+def test_the_commands_of_the_runbook_find_the_gateway_that_shared_makes() -> None:
+    runbook = (ROOT.parent / "runbook.md").read_text()
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", runbook, re.MULTILINE | re.DOTALL)
+    ran, forwarded, address = block.replace("\\\n", "").splitlines()
+
+    (gateway,) = gateways(overlay("shared"))
+
+    named = gateway.workload["metadata"]
+    where = f"-n {named['namespace']}"
+    assert ran.startswith(f"kubectl {where} exec deploy/{named['name']} -c {gateway.container['name']} -- ")
+    assert gateway.container["args"][1:] == ran.split()[-2:]
+    assert "doctor --no-apply" in ran
+    assert forwarded == f"kubectl {where} port-forward deploy/{named['name']} {gateway.admin} &"
+    assert address == f"OPERATORS=http://127.0.0.1:{gateway.admin}"
+    # Beside a gateway that runs there is no other way to run it.
+    assert len(re.findall("`dial-gateway doctor", runbook)) == len(
+        re.findall("`dial-gateway doctor --no-apply", runbook)
+    )
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -99,6 +99,7 @@ def test_a_word_of_a_container_that_kubernetes_does_not_know_would_be_noticed(
         ("shared", "PodDisruptionBudget", "spec/unhealthyPodEvictionPolicy", "Always"),
         ("example", "PodMonitor", "spec/podMetricsEndpoints/0/scheme", "HTTP"),
         ("shared", "ServiceMonitor", "spec/endpoints/0/scheme", "HTTP"),
+        ("shared", "ServiceMonitor", "spec/endpoints/0/relabelings/0/action", "Substitute"),
     ],
 )
 def test_a_word_that_kubernetes_does_not_know_would_be_noticed(
@@ -145,6 +146,12 @@ def test_a_word_that_kubernetes_does_not_know_would_be_noticed(
                 ("spec/egress/2/ports/1", ABSENT, "does not reach name servers by TCP"),
                 ("spec/egress/2/ports/0/protocol", "TCP", "does not reach name servers by UDP"),
                 ("spec/egress/2/to/0/podSelector", NOBODY, "does not reach name servers by UDP"),
+                ("spec/egress/2/to/1", ABSENT, "does not reach name servers by UDP"),
+                ("spec/egress/2/to/2/ipBlock/cidr", "169.254.0.0/32", "does not reach name servers by TCP"),
+                # Where a cloud has a machine's credentials.
+                ("spec/egress/2/ports/1/port", 80, "to the credentials of the machine"),
+                ("spec/egress/2/ports/1/endPort", 80, "to the credentials of the machine"),
+                ("spec/egress/0/to/0/ipBlock/cidr", "0.0.0.0/0", "to the credentials of the machine"),
                 # Who connects to it.
                 ("spec/ingress/0", ABSENT, "nobody reaches its port 8443"),
                 ("spec/ingress/0/ports/0/port", 443, "nobody reaches its port 8443"),
@@ -160,6 +167,17 @@ def test_a_word_that_kubernetes_does_not_know_would_be_noticed(
         ("example", "PodMonitor", "spec/podMetricsEndpoints/0/scheme", "https", "no metrics at its path"),
         ("example", "PodMonitor", "spec/podMetricsEndpoints/0/port", "admin", "not the operators' port"),
         ("example", "PodMonitor", "spec/podMetricsEndpoints/0/interval", "15", "no time"),
+        *(
+            (source, "ServiceMonitor", f"spec/endpoints/0/relabelings{path}", value, "the same in every namespace")
+            for source in ("shared", "chart")
+            for path, value in (
+                ("", ABSENT),
+                ("/0/action", "keep"),
+                ("/0/targetLabel", "jobs"),
+                ("/0/sourceLabels/0", "namespace"),
+                ("/0/replacement", "dial-gateway"),
+            )
+        ),
         ("shared", "ServiceMonitor", "spec/endpoints/0/path", "/metric", "no metrics at its path"),
         ("chart", "ServiceMonitor", "spec/endpoints/0/path", "/metric", "no metrics at its path"),
         ("shared", "ServiceMonitor", "spec/endpoints/0/port", "dial", "not the operators' port"),

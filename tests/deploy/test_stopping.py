@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,11 +19,14 @@ from cryptography.fernet import Fernet
 
 from gateway.client import DialClient, OutcomeUnknown
 from gateway.simulator import Certificates, Simulator
+from tests.deploy.gateways import gateways
 from tests.deploy.manifests import ROOT
-from tests.deploy.overlays import settings
+from tests.deploy.overlays import overlay, settings
+from tests.deploy.soundness import LAST_SECONDS
 from tests.harness import KEY, Farm, digest, until
 from tests.running import Process
 
+APPLICATION: Path = ROOT / "overlays" / "example" / "application.py"
 # One call under a key that is known here; told to end, it is gone at once.
 HASTY = """
 import asyncio, sys
@@ -101,7 +105,7 @@ async def test_the_application_calls_through_its_sidecar_and_ends_before_it(
     gateway = await Process.serve(path)
     application = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(ROOT / "overlays" / "example" / "application.py"),
+        str(APPLICATION),
         env={**os.environ, "GATEWAY": gateway.base, "GATEWAY_KEY_FILE": str(key), "PAUSE_SECONDS": "0.05"},
         stdout=asyncio.subprocess.PIPE,
     )
@@ -120,6 +124,60 @@ async def test_the_application_calls_through_its_sidecar_and_ends_before_it(
     assert set(calls.values()) == {"ended"}
     creates = [line for line in gateway.of("request.forwarded") if line["operation"] == "create"]
     assert [line["outcome"] for line in creates] == ["accepted"] * len(calls)
+
+
+async def test_the_application_does_not_wait_for_a_call_for_longer_than_its_pod_has(
+    farm: Farm, certificates: Certificates, tmp_path: Path
+) -> None:
+    simulator: Simulator = await farm.simulator(queue_seconds=0.0, connect_seconds=None)
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump(configured(simulator, tmp_path, certificates)))
+    key = tmp_path / "key"
+    key.write_text(KEY)
+
+    gateway = await Process.serve(path)
+    application = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(APPLICATION),
+        env={**os.environ, "GATEWAY": gateway.base, "GATEWAY_KEY_FILE": str(key), "LAST_SECONDS": "3"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert application.stdout is not None
+    await application.stdout.readline()
+    application.send_signal(signal.SIGTERM)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(application.wait(), 2)
+    told, _ = await application.communicate()
+
+    assert application.returncode == 0
+    assert told.decode().splitlines()[-1] == "The call goes on without us."
+    assert await gateway.ended() == 0
+    assert simulator.rings == 1
+
+
+def test_the_pod_has_as_long_as_its_application_and_its_gateway_take() -> None:
+    (last,) = re.findall(r'"LAST_SECONDS", "(\d+)"', APPLICATION.read_text())
+    manifests = overlay("example")
+    (gateway,) = gateways(manifests)
+
+    assert gateway.pod["terminationGracePeriodSeconds"] == int(last) + gateway.drain_seconds + LAST_SECONDS
+
+
+@pytest.mark.parametrize("content", ["", f"{KEY}\n{digest(KEY)}\n"])
+async def test_the_application_says_what_is_wrong_with_its_key(content: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(content)
+
+    application = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(APPLICATION),
+        env={**os.environ, "GATEWAY": "http://127.0.0.1:1", "GATEWAY_KEY_FILE": str(key)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await application.communicate()
+
+    assert application.returncode == 1
+    assert told.decode() == f"{key} is to have the key alone: of what `dial-gateway key new` prints, the first line.\n"
 
 
 @pytest.mark.parametrize(

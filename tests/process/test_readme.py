@@ -245,7 +245,7 @@ def test_its_configuration_is_valid(block: Block, tmp_path: Path, certificates: 
 def test_no_block_is_left_out() -> None:
     kinds = {block.kind for block in blocks()}
 
-    assert kinds == {"mermaid", "sh", "sh kubernetes", "sh sidecar", "text", "text log", "yaml"}
+    assert kinds == {"mermaid", "sh", "sh kubernetes", "sh sidecar", "text", "text log", "yaml", "yaml kubernetes"}
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#][^)]*)\)", README))
