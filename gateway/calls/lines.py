@@ -8,6 +8,7 @@ store can't say whether it is free.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -23,6 +24,7 @@ from gateway.store import StoreUnavailable, Vault
 _LOOK_SECONDS: Final = 0.05
 _PATIENCE_SECONDS: Final = 10.0
 _POLL_END_SECONDS: Final = 1.0
+_ARRIVED_SECONDS: Final = 5.0  # what a process sent before it died has arrived, also if it had to be sent again
 
 Interrupt = Callable[[], "asyncio.Future[Any] | None"]
 """Begins to end a poll, and returns what is done when it has ended; `None` if none is open."""
@@ -181,7 +183,8 @@ class Lines:
                 return self.records.last(line).call
             if not found.making:
                 return found.call
-            await asyncio.sleep(_LOOK_SECONDS)
+            if not await self._bury(line):
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def contested(self, line: str, call: str) -> bool:
         """Whether NSLB may mean another call by now than that one, as far as can be known without waiting."""
@@ -216,23 +219,27 @@ class Lines:
     async def _mark(self, line: str, call: str, until: float) -> None:
         """Have other replicas know that a call is asked for; mostly nobody else has written since we looked."""
         loop = asyncio.get_running_loop()
-        give_up = None
+        give_up = math.inf
+        looked = buried = waiting = False
+
+        def step(found: Line) -> Line | None:
+            nonlocal buried, waiting
+            now = self._wall()
+            # What the dead have begun comes before this call, and when that was will not be told again.
+            buried, waiting = looked or not self._others(found), found.released(now)
+            return found.asked(call, now + self.limit, self._vault.owner) if buried and not waiting else None
+
         while True:
-            waiting = False
-
-            def step(found: Line) -> Line | None:
-                nonlocal waiting
-                now = self._wall()
-                waiting = found.released(now)
-                return None if waiting else found.asked(call, now + self.limit)
-
             try:
                 await self.records.change(line, step, known=True)
             except Contended:
                 waiting = True
-            if not waiting:
+            if buried and not waiting:
                 return
-            give_up = give_up or min(until, loop.time() + _PATIENCE_SECONDS)
+            looked = True
+            if await self._bury(line) or not waiting:
+                continue
+            give_up = min(give_up, until, loop.time() + _PATIENCE_SECONDS)
             if loop.time() >= give_up:
                 raise _busy()
             await asyncio.sleep(random.uniform(0.0, 2 * _LOOK_SECONDS))  # noqa: S311 - jitter
@@ -258,7 +265,8 @@ class Lines:
     async def _begin_release(self, line: str, call: str) -> None:
         def step(found: Line) -> Line | None:
             now = self._wall()
-            return None if found.superseded(call) else found.releasing_of(call, now, now + self.limit)
+            end = now + self.limit
+            return None if found.superseded(call) else found.releasing_of(call, now, end, self._vault.owner)
 
         while True:
             current = await self.current(line)
@@ -271,7 +279,26 @@ class Lines:
                     return
             except StoreUnavailable:
                 return  # what this process knows has to do
-            await asyncio.sleep(_LOOK_SECONDS)
+            if not await self._bury(line):
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _bury(self, line: str) -> bool:
+        """Settle what those have begun who are dead; whether that is done, or may be."""
+        end = self._wall() + self.limit - _ARRIVED_SECONDS
+        try:
+            others = self._others(self.records.last(line))
+            dead = {owner for owner in others if not await self._vault.alive(owner)}
+            return bool(dead) and await self.records.change(line, lambda found: found.left(dead, end)) is not None
+        except StoreUnavailable:
+            return False
+
+    def _others(self, found: Line) -> set[str]:
+        """Those who began something so long ago that it has arrived, if they are dead."""
+        end = self._wall() + self.limit - _ARRIVED_SECONDS
+        began = {found.owners.get(call, "") for call, last in found.making.items() if last <= end}
+        if 0.0 < found.releasing <= end:
+            began.add(found.releaser)
+        return began - {"", self._vault.owner}
 
     def _let_go(self, line: str) -> None:
         self._releasing.pop(line).set()

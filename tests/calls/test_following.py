@@ -261,17 +261,46 @@ def test_a_call_does_not_wait_long_for_a_release_of_a_gateway_that_is_gone(world
     released(world, 0, ONE)
     world.kill(0)
 
-    exchange = world.replicas[1].exchange(world.record(TWO))
+    dialled(world, 1, TWO)
+
+    # Not before the release must have arrived.
+    assert 5.0 <= world.loop.now < LIMIT_SECONDS / 2
+    assert [ringing.request for ringing in world.rung] == [ONE, TWO]
+
+
+def test_a_call_waits_not_long_for_a_release_that_takes_its_time(world: World) -> None:
+    dialled(world, 0, ONE)
+    released(world, 0, ONE)
+
     with pytest.raises(Problem) as refused:
-        world.finish_alone(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), TWO))
+        dialled(world, 1, TWO)
 
     assert refused.value.type is ACCOUNT_BUSY
     assert world.loop.now < LIMIT_SECONDS / 2
     assert [ringing.request for ringing in world.rung] == [ONE]
-    # When the release can't arrive any more, calls are made again.
-    world.wait(LIMIT_SECONDS)
+
+
+@pytest.mark.parametrize("performed", [True, False])
+def test_a_call_that_was_made_after_a_gateway_died_is_not_lost(world: World, performed: bool) -> None:
+    """What that one was asking for may have been made, but not after this one."""
+    exchange = world.replicas[0].exchange(world.record(ONE))
+    lost = world.begin(dial._create(exchange, DialRequest(Medium.VOICE, "shared"), ONE))
+    while not (asked := [order for order in world.orders if "nslb create" in order.what]):
+        world.obey(world.orders[0], "done")
+    if performed:
+        asked[0].perform()
+    world.kill(0)
+    world.wait(6.0)
+
     dialled(world, 1, TWO)
-    assert [ringing.request for ringing in world.rung] == [ONE, TWO]
+    task, drop = released(world, 1, TWO)
+    world.obey(drop, "done")
+
+    assert world.finish(wait_for(task)).status == 200
+    assert not lost.done()
+    assert world.loop.now < LIMIT_SECONDS / 2
+    assert [ringing.live for ringing in world.rung if ringing.request == TWO] == [False]
+    assert all(ringing.live for ringing in world.rung if ringing.request == ONE)
 
 
 def test_an_account_is_free_again_when_whoever_took_it_left_before_its_call_was_asked_for(world: World) -> None:
