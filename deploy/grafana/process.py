@@ -137,6 +137,7 @@ def process() -> Dashboard:
                         "s",
                         [(f"time() - {chosen('gateway_process_start_time_seconds')}", _EACH)],
                         width=THIRD,
+                        runbook="DialGatewayRestarting",
                     ),
                     lines(
                         "Time since the configuration was loaded",
