@@ -38,9 +38,9 @@ class Target:
         return parsed(interpolated(self.text))
 
 
-def interpolated(text: str, *, window: str = "1m", shown: str = "5m", **variables: str) -> str:
+def interpolated(text: str, *, window: str = "1m", shown: str = "5m", step: str = "15s", **variables: str) -> str:
     """A query as Grafana would ask it; a variable that is not given has all of its values."""
-    for name, length in (("$__rate_interval", window), ("$__range", shown)):
+    for name, length in (("$__rate_interval", window), ("$__range", shown), ("$__interval", step)):
         text = text.replace(f"{name}_ms", str(_milliseconds(length))).replace(name, length)
     return re.sub(r"\$\{?([a-z]+)\}?", lambda found: variables.get(found[1], ".+"), text)
 
