@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.deploy.dashboards import Json, documents, interpolated, panels, targets
+from tests.deploy.dashboards import EVERY, Json, documents, interpolated, panels, targets
 from tests.deploy.queries import Selector, parsed, series
 from tests.deploy.test_rules import promtool
 
@@ -50,7 +50,7 @@ COURSES: Final = {
 
 
 def _labels(selector: Selector) -> str:
-    wanted = {name: "any" if value == ".+" else value for name, _, value in selector.matchers}
+    wanted = {name: "any" if value == EVERY else value for name, _, value in selector.matchers}
     others = {name: wanted.get(name, "any") for name in sorted(series()[selector.metric] - {"job", "instance"})}
     return ",".join([_TARGET, *(f'{name}="{value}"' for name, value in others.items())])
 
