@@ -125,7 +125,7 @@ def callers() -> Dashboard:
                         bars=True,
                         stacked=True,
                         runbook="DialGatewayTokenNotRenewed",
-                        logs='event="token.refresh_failed"',
+                        logs='event="token.refresh_failed" | account="${__field.labels.account}"',
                     ),
                     lines(
                         "Duration of refreshes",

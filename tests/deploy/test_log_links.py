@@ -21,7 +21,7 @@ LINKED: Final[dict[str, tuple[Json, Links]]] = {
     if (leading := links(page, panel)) is not None
 }
 JOB: Final = "gateway"
-LABELS: Final = dict.fromkeys(("code", "outcome", "result_code"), "any")
+LABELS: Final = dict.fromkeys(("account", "code", "outcome", "result_code"), "any")
 CHOICES: Final[tuple[Chosen, ...]] = (
     {},
     {"service": ["billing"]},
@@ -150,6 +150,13 @@ def test_a_link_asks_for_the_service_and_the_account_that_its_panel_asks_for(tit
     for query in queries(title, chosen):
         for name, values in chosen.items():
             assert (f'{name}=~"{"|".join(values)}"' in query) == (name in wanted)
+
+
+def test_a_link_of_an_account_finds_no_lines_of_another() -> None:
+    _, leading = LINKED["Dial gateway / Tokens and callers: Failed refreshes by account"]
+    lines: list[dict[str, Any]] = [{"event": "token.refresh_failed", "account": name} for name in ("sales", "support")]
+
+    assert matching(leading.query({"account": "sales"}, {}), {JOB: lines}) == lines[:1]
 
 
 def test_a_link_that_grafana_would_spoil_would_be_noticed() -> None:
