@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, WARN
 from deploy.grafana.panels import QUARTER, THIRD, bars, lines, number, page
-from deploy.grafana.queries import RANGE, chosen, increase, or_none, quantiles, rate, total
+from deploy.grafana.queries import chosen, events, increase, or_none, quantiles, rate, total
 
 _NEAR: Final = 600
 _HALF_LIFE: Final = 1800
@@ -23,7 +23,7 @@ def callers() -> Dashboard:
     steps = ((None, BAD), (_NEAR, WARN), (_HALF_LIFE - _NEAR, GOOD))
     refreshes, authentication = "gateway_token_refreshes_total", "gateway_authentication_total"
     refused = total("", rate(authentication, 'result!="accepted"'))
-    calls = increase("gateway_requests_total", whose, 'service!="-"', over=RANGE)
+    calls = increase("gateway_requests_total", whose, 'service!="-"')
     return page(
         "dial-gateway-callers",
         "Dial gateway / Tokens and callers",
@@ -46,7 +46,7 @@ def callers() -> Dashboard:
                         "Failed refreshes",
                         "Attempts to obtain a token that failed, in the time shown.",
                         "short",
-                        total("", increase(refreshes, own, _FAILED, over=RANGE)) + " or vector(0)",
+                        total("", increase(refreshes, own, _FAILED)) + " or vector(0)",
                         width=QUARTER,
                         steps=((None, GOOD), (0.5, WARN), (10, BAD)),
                         decimals=0,
@@ -100,7 +100,7 @@ def callers() -> Dashboard:
                         "short",
                         [
                             (
-                                total("trigger", increase(refreshes, own, 'result="success"')),
+                                total("trigger", events(refreshes, own, 'result="success"')),
                                 "{{trigger}}",
                             )
                         ],
@@ -115,7 +115,7 @@ def callers() -> Dashboard:
                         "short",
                         [
                             (
-                                or_none(total("account", increase(refreshes, own, _FAILED)), "account"),
+                                or_none(total("account", events(refreshes, own, _FAILED)), "account"),
                                 "{{account}}",
                             )
                         ],
@@ -125,7 +125,7 @@ def callers() -> Dashboard:
                         bars=True,
                         stacked=True,
                         runbook="DialGatewayTokenNotRenewed",
-                        logs='event="token.refresh_failed"',
+                        logs='event="token.refresh_failed" | account="${__field.labels.account}"',
                     ),
                     lines(
                         "Duration of refreshes",

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.colours import BAD, CALM, CODES, FAINT, GOOD, OUTCOMES, WARN
 from deploy.grafana.panels import THIRD, lines, number, page
-from deploy.grafana.queries import RANGE, chosen, from_birth, or_none, quantile, quantiles, rate, some, total
+from deploy.grafana.queries import chosen, events, from_birth, or_none, quantile_of_all, quantiles, rate, some, total
 from deploy.prometheus.objectives import BAD as BAD_DIALS
 from deploy.prometheus.objectives import MAY_FAIL
 
@@ -27,7 +27,7 @@ def overview() -> Dashboard:
         for kind in ("dials", "dials_bad")
     )
     attempts = "gateway_upstream_requests_total"
-    unknown = total("", from_birth(attempts, *_UNKNOWN, over=RANGE)) + " or vector(0)"
+    unknown = total("", from_birth(attempts, *_UNKNOWN)) + " or vector(0)"
     rejected = total("reason", rate("gateway_rejected_total", 'service=~"$service|-"'))
     accepted = ('operation="create"', 'outcome="accepted"')
     return page(
@@ -69,9 +69,9 @@ def overview() -> Dashboard:
                     ),
                     number(
                         "Latency, p99",
-                        "Within which 99 of 100 accepted dials were answered.",
+                        "Within which 99 of 100 accepted dials were answered, in the time shown.",
                         "s",
-                        quantile(0.99, duration, "", *accepted),
+                        quantile_of_all(0.99, duration, *accepted),
                         steps=((None, GOOD), (0.5, WARN), (1, BAD)),
                         runbook="DialGatewayLatencyBudgetBurnsFast",
                     ),
@@ -79,7 +79,7 @@ def overview() -> Dashboard:
                         "Gateways",
                         "Gateways that are scraped.",
                         "short",
-                        f"count({chosen('gateway_build_info')})",
+                        f"count({chosen('gateway_build_info')}) or vector(0)",
                         steps=((None, BAD), (1, GOOD)),
                         runbook="DialGatewayAbsent",
                     ),
@@ -108,7 +108,7 @@ def overview() -> Dashboard:
                         "short",
                         [
                             (
-                                or_none(total("endpoint", from_birth(attempts, *_UNKNOWN)), "endpoint"),
+                                or_none(total("endpoint", events(attempts, *_UNKNOWN)), "endpoint"),
                                 "{{endpoint}}",
                             )
                         ],

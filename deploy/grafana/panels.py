@@ -29,6 +29,15 @@ _RUNBOOK: Final = "https://runbook.example/dial-gateway.md"
 _SOFT_MAX: Final = {"short": 1.0, "percentunit": 0.01, "reqps": 0.1, "ops": 0.1}
 _HEIGHT: Final = 8
 _SMALL: Final = 4
+# Any value: `.+`, but Grafana puts this as it is into the address of a link, where a `+` is a space. Loki refuses `.*`,
+# which is any job, and none too.
+_ALL: Final = "..*"
+# What is asked of a line of the log if its panel asks for what the variable chooses. Where the metrics have a service
+# that is `-`, the log has none.
+_CHOSEN: Final = {
+    "$service": 'label_format service=`{{or .service "-"}}` | service=~"${service:pipe}"',
+    "$account": 'account=~"${account:pipe}"',
+}
 
 
 def lines(  # noqa: PLR0913 - what a panel can be
@@ -93,10 +102,12 @@ def lines(  # noqa: PLR0913 - what a panel can be
         panel = panel.thresholds(_steps(steps)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(commons.GraphThresholdsStyleMode.DASHED)
         )
-    for name, value in _overrides(colours or {}, logs_of or {}):
+    asked = " ".join(expression for expression, _ in queries)
+    own = {name: _logs(filters, asked) for name, filters in (logs_of or {}).items()}
+    for name, value in _overrides(colours or {}, own):
         panel = panel.override_by_name(name, [value])
     if logs:
-        panel = panel.data_links([_link("Lines of the log", _logs(logs))])
+        panel = panel.data_links([_link("Lines of the log", _logs(logs, asked))])
     for reference, query in zip("ABCDEFGH", queries, strict=False):
         panel = panel.with_target(_query(reference, query, exemplars=exemplars))
     return panel.links([_entry(runbook)] if runbook else [])
@@ -239,7 +250,7 @@ def _values(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .sort(dashboards.VariableSort.ALPHABETICAL_ASC)
         .include_all(True)  # noqa: FBT003 - the builder's form
         .multi(True)  # noqa: FBT003
-        .all_value(".+")
+        .all_value(_ALL)
     )
 
 
@@ -255,12 +266,12 @@ def _steps(steps: list[dashboards.Threshold]) -> dashboard.ThresholdsConfig:
 
 
 def _overrides(
-    colours: Mapping[str, str], logs_of: Mapping[str, str]
+    colours: Mapping[str, str], links: Mapping[str, str]
 ) -> Iterator[tuple[str, dashboards.DynamicConfigValue]]:
     for name, colour in colours.items():
         yield name, dashboards.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
-    for name, filters in logs_of.items():
-        link = {"title": "Lines of the log", "url": _logs(filters), "targetBlank": True}
+    for name, url in links.items():
+        link = {"title": "Lines of the log", "url": url, "targetBlank": True}
         yield name, dashboards.DynamicConfigValue(id_val="links", value=[link])
 
 
@@ -268,11 +279,13 @@ def _entry(alert: str) -> dashboard.DashboardLink:
     return _link(f"Runbook: {alert}", f"${{runbook}}#{alert.lower()}")
 
 
-def _logs(filters: str) -> str:
-    """The lines of the log of what is shown, in Explore; `filters` is what is asked of their fields."""
+def _logs(filters: str, asked: str) -> str:
+    """The lines of the log of what a panel asks for, in Explore; `filters` is what else is asked of their fields."""
+    # Without a form of their own, several values would be `{a,b}` in an address.
+    stages = ['{job=~"${job:pipe}"}', "json", *(one for name, one in _CHOSEN.items() if name in asked), filters]
     left = {
         "datasource": "${logs}",
-        "queries": [{"refId": "A", "expr": f'{{job=~"$job"}} | json | {filters}'}],
+        "queries": [{"refId": "A", "expr": " | ".join(stages)}],
         "range": {"from": "${__from}", "to": "${__to}"},
     }
     # Grafana's own variables must stay what they are; all else is quoted.

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.colours import BAD, CALM, GOOD, WARN
 from deploy.grafana.panels import QUARTER, THIRD, lines, number, page, rows
-from deploy.grafana.queries import RANGE, chosen, increase, or_none, quantile, rate, total
+from deploy.grafana.queries import chosen, events, increase, or_none, quantile, rate, total
 
 _EACH = "{{instance}}"
 
@@ -54,7 +54,7 @@ def process() -> Dashboard:
                         "Lines of the log lost",
                         "In the time shown. Nobody took the output in time.",
                         "short",
-                        total("", increase("gateway_log_lines_lost_total", over=RANGE)),
+                        total("", increase("gateway_log_lines_lost_total")),
                         width=QUARTER,
                         steps=((None, GOOD), (1, BAD)),
                         decimals=0,
@@ -137,6 +137,7 @@ def process() -> Dashboard:
                         "s",
                         [(f"time() - {chosen('gateway_process_start_time_seconds')}", _EACH)],
                         width=THIRD,
+                        runbook="DialGatewayRestarting",
                     ),
                     lines(
                         "Time since the configuration was loaded",
@@ -152,7 +153,7 @@ def process() -> Dashboard:
                         "short",
                         [
                             (
-                                or_none(total("result", increase("gateway_config_reloads_total")), "result"),
+                                or_none(total("result", events("gateway_config_reloads_total")), "result"),
                                 "{{result}}",
                             )
                         ],

@@ -10,6 +10,7 @@ from typing import Final
 Query = tuple[str, str]  # the expression, and what its series are called
 
 RATE: Final = "$__rate_interval"
+STEP: Final = "$__interval"  # from a point to the next one
 RANGE: Final = "$__range"  # all that is shown
 _WHERE: Final = ('job=~"$job"', 'instance=~"$instance"')
 
@@ -19,27 +20,45 @@ def chosen(metric: str, *matchers: str) -> str:
     return metric + "{" + ",".join((*_WHERE, *matchers)) + "}"
 
 
+_BUILD: Final = chosen("gateway_build_info")
+_START: Final = chosen("gateway_process_start_time_seconds")
+
+
 def rate(metric: str, *matchers: str) -> str:
     """Its increase a second."""
     return f"rate({chosen(metric, *matchers)}[{RATE}])"
 
 
-def increase(metric: str, *matchers: str, over: str = RATE) -> str:
-    """Its increase over a time."""
-    return f"increase({chosen(metric, *matchers)}[{over}])"
+def increase(metric: str, *matchers: str) -> str:
+    """Its increase in all that is shown."""
+    return f"increase({chosen(metric, *matchers)}[{RANGE}])"
 
 
-def from_birth(metric: str, *matchers: str, over: str = RATE) -> str:
+def from_birth(metric: str, *matchers: str) -> str:
     """Its increase, and what a series had already when it was first seen, as `DialGatewayOutcomesUnknown` counts it.
 
     The latter has a label of its own, and is counted only if it is of that time: see deploy/prometheus/alerts.yaml.
     """
-    series, build = chosen(metric, *matchers), chosen("gateway_build_info")
-    began = f"min_over_time({chosen('gateway_process_start_time_seconds')}[{over}])"
+    series = chosen(metric, *matchers)
     # The time in milliseconds is another of Grafana's variables.
-    known = f"{build} offset {over} or on (job, instance) {began} > time() - {over}_ms / 1000"
-    new = f"min_over_time({series}[{over}]) unless {series} offset {over} and on (job, instance) ({known})"
-    return f'{increase(metric, *matchers, over=over)} or label_replace({new}, "counted", "at birth", "", "")'
+    began = f"min_over_time({_START}[{RANGE}]) > time() - {RANGE}_ms / 1000"
+    known = f"{_BUILD} offset {RANGE} or on (job, instance) {began}"
+    new = f"min_over_time({series}[{RANGE}]) unless {series} offset {RANGE} and on (job, instance) ({known})"
+    return f'{increase(metric, *matchers)} or label_replace({new}, "counted", "at birth", "", "")'
+
+
+def events(metric: str, *matchers: str) -> str:
+    """How many there were since the point before, so that the bars of a panel add up to how many there were in all.
+
+    What a series had already when it was first seen counts as in `from_birth`.
+    """
+    # An increase is an estimate, of a window that is longer than a step: each event would be in several bars.
+    now = f"last_over_time({chosen(metric, *matchers)}[{RATE}])"
+    before = f"last_over_time({chosen(metric, *matchers)}[{RATE}] offset {STEP})"
+    began = f"last_over_time({_START}[{RATE}]) > time() - {RATE}_ms / 1000"
+    known = f"last_over_time({_BUILD}[{RATE}] offset {STEP}) or on (job, instance) {began}"
+    # A counter that has fallen began anew.
+    return f"{now} - {before} >= 0 or {now} and on (job, instance) ({known})"
 
 
 def total(by: str, expression: str) -> str:
@@ -61,6 +80,12 @@ def quantile(q: float, histogram: str, by: str, *matchers: str) -> str:
     """A quantile of a histogram."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, {total(labels, rate(f'{histogram}_bucket', *matchers))})"
+
+
+def quantile_of_all(q: float, histogram: str, *matchers: str) -> str:
+    """A quantile of all that is shown, and nothing if there was nothing."""
+    counted = total("le", increase(f"{histogram}_bucket", *matchers))
+    return f"histogram_quantile({q}, {counted}) >= 0"
 
 
 def mean(histogram: str, *matchers: str) -> str:

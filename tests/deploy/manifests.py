@@ -132,6 +132,19 @@ def unserved(monitor: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     yield from (endpoint["port"] for endpoint in monitor["endpoints"] if endpoint["port"] not in names)
 
 
+def jobs(manifests: list[Manifest], namespace: str) -> Iterator[str]:
+    """What Prometheus Operator calls the jobs of the monitors; no monitor has a `jobLabel`."""
+    for monitor in manifests:
+        assert "jobLabel" not in monitor.get("spec", {})
+        if monitor["kind"] == "PodMonitor":
+            yield f"{namespace}/{monitor['metadata']['name']}"
+        elif monitor["kind"] == "ServiceMonitor":
+            chosen = monitor["spec"]["selector"]["matchLabels"]
+            for service in manifests:
+                if service["kind"] == "Service" and matches(chosen, service["metadata"]["labels"]):
+                    yield service["metadata"]["name"]
+
+
 def is_target(reference: dict[str, str], manifest: Manifest) -> bool:
     """Whether a reference is to this manifest."""
     return reference == {

@@ -53,6 +53,7 @@ def _change(path: str, value: Any) -> Callable[[Json], None]:
     [
         ("template_datasource_rule", _change("templating.list.0.name", "prometheus")),
         ("template_job_and_instance_rule", _change("templating.list.1.allValue", ".*")),
+        ("template_job_and_instance_rule", _change("templating.list.1.allValue", ".+")),
         ("template_label_promql_rule", _change("templating.list.1.query", "values(job)")),
         ("template_on_time_change_reload_rule", _change("templating.list.1.refresh", 1)),
         ("uneditable_dashboard", _change("editable", True)),

@@ -28,6 +28,8 @@ RARE = {"gateway_rejected_total"}
 NOTHING = {"Lines of the log lost", "Saturation"}
 # They begin at 1, and that they show it proves nothing.
 FALLING = {"Good dials", "Error budget left"}
+# What has these in it is 0 where nothing was counted.
+COUNTING = ("vector(0)", "increase(", "last_over_time(")
 SETTINGS = ({"drain_seconds": 6}, {"drain_seconds": 7})
 LOOKS_TO_A_RELOAD = 15
 # What the alert looks at, whatever it has to be.
@@ -134,11 +136,11 @@ def panel_queries() -> dict[str, Question]:
     found = {}
     for name, page in documents().items():
         for target in targets(page):
-            title, text = target.panel["title"], interpolated(target.text, window="15s", shown="1m")
+            title, text = target.panel["title"], interpolated(target.text, window="15s", shown="1m", step="10s")
             question = Question(text)
             if title in FALLING:
                 question = Question(text, lambda value: value < 1)
-            elif title not in NOTHING and ("vector(0)" in text or "increase(" in text):
+            elif title not in NOTHING and any(part in text for part in COUNTING):
                 question = Question(text, lambda value: value > 0)
             elif "vector(0)" in text:
                 continue  # it would find itself

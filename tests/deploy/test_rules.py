@@ -16,6 +16,8 @@ from deploy.prometheus.objectives import BAD_CODES, recording
 from gateway.model import Outcome
 from gateway.problems import FIXED_CODES, ProblemType
 from tests.conftest import need
+from tests.deploy.manifests import jobs
+from tests.deploy.overlays import OVERLAYS, overlay
 from tests.deploy.queries import ROOT, RULES, parsed, rules, unknown
 from tests.unit.test_documentation import coded, table
 
@@ -128,6 +130,24 @@ def test_every_rule_asks_for_series_that_there_are(kind: str) -> None:
 )
 def test_a_misspelled_name_would_be_noticed(wrong: str) -> None:
     assert list(unknown(parsed(wrong))) != []
+
+
+def test_every_job_of_the_manifests_is_a_gateways_for_the_alerts_and_what_is_beside_one_is_not() -> None:
+    patterns = {
+        value
+        for rule in rules("alert").values()
+        for selector in parsed(rule["expr"]).selectors
+        for name, _, value in selector.matchers
+        if name == "job"
+    }
+    called = [name for one in OVERLAYS for name in jobs(overlay(one), "shop")]
+
+    (pattern,) = patterns
+    assert set(called) == {"dial-gateway", "shop/dial-gateway"}
+    for name in called:
+        assert re.fullmatch(pattern, name), name
+    for name in ("dial-gateway/redis-exporter", "dial-gateway-redis", "shop/dial-gateway-redis", "redial-gateway"):
+        assert not re.fullmatch(pattern, name), name
 
 
 def test_codes_and_outcomes_in_expressions_are_those_of_the_gateway() -> None:
