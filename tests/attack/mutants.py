@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
-SECONDS: Final = 120
+SECONDS: Final = 240
 WORKERS: Final = min(4, os.cpu_count() or 1)
 
 
@@ -40,6 +40,7 @@ STORES = "tests/real/test_stores.py"
 CALLS = "tests/calls/test_whole_call.py"
 KEYS = "tests/calls/test_keys.py"
 BUSY = "tests/calls/test_accounts.py"
+LATE = "tests/calls/test_late_writes.py"
 MUTANTS: Final = (
     Mutant(
         "NSLB's certificate is verified",
@@ -682,8 +683,8 @@ MUTANTS: Final = (
     Mutant(
         "a key is taken only by who is seen to be alive",
         "gateway/idempotency.py",
-        "            await self._vault.vouched()\n",
-        "            pass\n",
+        "        await self._vault.vouched()\n",
+        "        pass\n",
         "tests/real/test_many_replicas.py -k takes_no_key",
     ),
     Mutant(
@@ -717,9 +718,44 @@ MUTANTS: Final = (
     Mutant(
         "nor at another gateway",
         "gateway/calls/lines.py",
-        "                waiting = found.released(now)\n",
-        "",
+        "not self._others(found), found.released(now)\n",
+        "not self._others(found), False\n",
         "tests/calls/test_following.py -k is_answered",
+    ),
+    Mutant(
+        "a call is followed and released with the user that made it",
+        "gateway/calls/placing.py",
+        "        if seat is None or seat.account.line != call.line:\n",
+        "        if seat is None:\n",
+        "tests/calls/test_accounts.py -k another_user",
+    ),
+    Mutant(
+        "a write that comes late takes no account",
+        "gateway/calls/line_records.py",
+        "            return step(found) or replace(found)\n",
+        "            return step(found) or found\n",
+        f"{LATE} -k comes_late",
+    ),
+    Mutant(
+        "a store that was emptied frees no account",
+        "gateway/calls/line_records.py",
+        "version=0) if line in self._ours else Line()\n",
+        "version=0) if not line else Line()\n",
+        f"{LATE} -k emptied",
+    ),
+    Mutant(
+        "what nobody can read frees no account",
+        "gateway/calls/line_records.py",
+        '            raise StoreUnavailable("no key opens it")\n',
+        "            found = Line(version=kept.version)\n",
+        f"{LATE} -k nobody_can_read",
+    ),
+    Mutant(
+        "a key is not free while its request runs",
+        "gateway/idempotency.py",
+        "entry.owner == self._vault.owner and place not in self._running:\n",
+        "entry.owner == self._vault.owner:\n",
+        f"{LATE} -k under_way",
     ),
     Mutant(
         "nothing is released while another gateway makes a call",

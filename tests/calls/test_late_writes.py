@@ -78,6 +78,9 @@ def test_a_key_whose_request_is_under_way_is_not_free(world: World) -> None:
     with pytest.raises(Problem) as refused:
         world.finish_alone(keys.begin("billing", "key", "asked", "second"))
     assert refused.value.type.code == "idempotency-in-progress"
+    with pytest.raises(Problem) as refused:
+        world.finish_alone(world.replicas[1].keys.begin("billing", "key", "asked", "third"))
+    assert refused.value.type.code == "idempotency-in-progress"
 
 
 def test_of_two_requests_with_a_key_at_once_one_begins(world: World) -> None:
