@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
-from gateway.calls import Accounts, Calls, Desk, Followings, Lines, Releases, Seat
+from gateway.calls import Accounts, Calls, Desk, Errands, Followings, Lines, Releases, Seat
 from gateway.config import Configuration, Endpoint, Service, Upstream
 from gateway.config.files import certificate_expiry
 from gateway.http import CallersApi, Runtime, new_record
@@ -64,6 +64,7 @@ class Gateway:
             upstream.timeouts.events,
         )
         self._releases = Releases(self._followings)
+        self._errands = Errands()
         self._keys = Keys(vault, telemetry.metrics.idempotency, keep=0.0, limit=0.0, wall=wall)
         self._catching_up: asyncio.Task[None] | None = None
         runtime = self._runtime(configuration, self._followings.nslb)
@@ -108,6 +109,7 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections to NSLB, and end what is done for calls and tokens."""
         await self._followings.close()
+        await self._errands.finish()
         if self._catching_up is not None:
             await asyncio.gather(self._catching_up, return_exceptions=True)
         await self._catch_up()
@@ -176,7 +178,7 @@ class Gateway:
         )
         self._keys.keep = configuration.idempotency.keep_seconds
         self._keys.limit = self._lines.limit = self._longest(configuration)
-        desk = Desk(accounts, nslb, self._calls, self._lines)
+        desk = Desk(accounts, nslb, self._calls, self._lines, self._errands)
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 
     def _longest(self, configuration: Configuration) -> float:

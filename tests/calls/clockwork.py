@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gateway.auth import ApiKeys
-from gateway.calls import Accounts, Calls, Desk, Followings, Lines, Releases, Seat
+from gateway.calls import Accounts, Calls, Desk, Errands, Followings, Lines, Releases, Seat
 from gateway.http.answers import Answers
 from gateway.http.exchange import Common, Exchange, Runtime
 from gateway.idempotency import Keys
@@ -237,7 +237,7 @@ class Replica:
         self.accounts: dict[str, Any] = {name: GatedAccount(name) for name in SHARED.accounts}
         seats = {name: Seat(account, name == "alone", MOST_CALL_SECONDS) for name, account in self.accounts.items()}
         self.keys = Keys(vault, metrics.idempotency, keep=KEEP_SECONDS, limit=LIMIT_SECONDS, wall=world.wall)
-        desk = Desk(Accounts(seats), nslb, self.calls, self.lines)
+        desk = Desk(Accounts(seats), nslb, self.calls, self.lines, Errands())
         self.runtime = Runtime(ApiKeys(()), desk, self.followings, Releases(self.followings), self.keys)
 
     def exchange(self, record: Record, identifier: str = "") -> Exchange:
