@@ -130,7 +130,7 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
     stream = _Writer(exchange, chunked=chunked)
     loop = asyncio.get_running_loop()
     with _reading(exchange, call) as (following, bell):
-        if call.after(after) is None and await _taken_place_of(exchange, call):
+        if await _taken_place_of(exchange, call, after, bell):
             raise _superseded()
         record.status = 200
         stream.begin()
@@ -163,9 +163,22 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
     return stream.end()
 
 
-async def _taken_place_of(exchange: Exchange, call: Call) -> bool:
-    current = await exchange.runtime.followings.lines.current(call.line)
-    return not call.over and current is not None and current != call.id
+async def _taken_place_of(exchange: Exchange, call: Call, after: int, bell: Bell) -> bool:
+    """Whether another call has taken the place of one that has nothing to tell, unless there is no time to know."""
+    looking = asyncio.create_task(exchange.runtime.followings.lines.current(call.line))
+    try:
+        while not (call.over or call.after(after) or exchange.connection.left or exchange.common.draining or bell.late):
+            hearing = asyncio.create_task(bell.wait())
+            try:
+                await asyncio.wait({looking, hearing}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hearing.cancel()
+            if looking.done():
+                current = looking.result()
+                return not call.over and current is not None and current != call.id
+    finally:
+        looking.cancel()
+    return False
 
 
 class _Writer:
