@@ -102,7 +102,7 @@ class Gateway:
         """Look after connections, and after what the store could not take. To be called about once a second."""
         for pool in self._pools:
             pool.tend()
-        behind = self._calls.behind or self._lines.records.behind or self._keys.behind
+        behind = self._followings.behind or self._lines.records.behind or self._keys.behind
         if behind and (self._catching_up is None or self._catching_up.done()):
             self._catching_up = self._loop.create_task(self._catch_up())
 
@@ -120,7 +120,7 @@ class Gateway:
         """Write what the store could not take when it happened, as far as it takes it now."""
         await self._keys.catch_up()
         await self._lines.records.settle()
-        await self._calls.resave()
+        await self._followings.catch_up()
 
     def status(self) -> dict[str, Any]:
         """The document of `/status`: names, numbers and times; it also sets the gauges that it knows of."""

@@ -18,7 +18,7 @@ from gateway.calls.line_records import line_key
 from gateway.calls.lines import Lines
 from gateway.calls.polling import Interrupted, Polling
 from gateway.calls.registry import Calls, record_key
-from gateway.calls.turns import Turn
+from gateway.calls.turns import Turn, Turns
 from gateway.model import CallEvent
 from gateway.problems import Problem
 from gateway.store import Vault
@@ -82,6 +82,7 @@ class Followings:
         self.record = record
         self.nslb = nslb
         self.poll_timeout = poll_timeout
+        self.turns = Turns(vault)
         self._open: dict[str, Following] = {}
 
     @contextlib.contextmanager
@@ -109,9 +110,8 @@ class Followings:
         """
         if (following := self._open.get(call.id)) is not None:
             await following.quiet()
-        turn = Turn(self.vault, turn_key(call), 0.0)
         for _ in range(_MOST_LOOKS):
-            if not await turn.taken():
+            if not await self.turns.taken(turn_key(call)):
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -119,6 +119,16 @@ class Followings:
         """Nobody follows that call any more."""
         self._open.pop(call.id, None)
         self.calls.unpin(call)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something that the store could not take."""
+        return self.calls.behind or self.turns.behind
+
+    async def catch_up(self) -> None:
+        """Tell the store what it could not take when it happened, as far as it takes it now."""
+        await self.turns.settle()
+        await self.calls.resave()
 
     async def close(self) -> None:
         """End all polls."""
@@ -160,7 +170,7 @@ class Following:
             self._heard if followings.vault.store.shared else None,
         )
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
-        self._turn = Turn(followings.vault, turn_key(call), seconds)
+        self._turn = Turn(followings.turns, turn_key(call), seconds)
 
     # --- readers
 

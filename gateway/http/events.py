@@ -175,7 +175,7 @@ async def _taken_place_of(exchange: Exchange, call: Call, after: int, bell: Bell
                 hearing.cancel()
             if looking.done():
                 current = looking.result()
-                return not call.over and current is not None and current != call.id
+                return current is not None and current != call.id and not call.over
     finally:
         looking.cancel()
     return False

@@ -249,7 +249,7 @@ class Replica:
         """As it does once a second."""
         await self.keys.catch_up()
         await self.lines.records.settle()
-        await self.calls.resave()
+        await self.followings.catch_up()
 
 
 class _Nowhere:
