@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
+
+_BRIEF_SECONDS: Final = 0.2
 
 
 class Errands:
@@ -23,6 +25,13 @@ class Errands:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
+
+    async def brief(self, work: Coroutine[Any, Any, None], until: float) -> bool:
+        """Begin one and wait for it a moment, at most `until` (of the event loop's clock); whether it has ended."""
+        task = self.begin(work)
+        loop = asyncio.get_running_loop()
+        await asyncio.wait({task}, timeout=max(0.0, min(_BRIEF_SECONDS, until - loop.time())))
+        return task.done()
 
     async def finish(self) -> None:
         """Wait until none is under way."""

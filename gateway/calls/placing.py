@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from gateway import problems
 from gateway.calls.asking import asked, insist
@@ -24,8 +23,6 @@ from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import Account
 from gateway.upstream import NotSent, Nslb
-
-_TELLING_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +128,7 @@ class Desk:
 
     async def _tell_others(self, call: Call, settling: asyncio.Task[None] | None, until: float) -> None:
         """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
-        telling = self.errands.begin(self._told(call, settling))
-        loop = asyncio.get_running_loop()
-        await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
+        await self.errands.brief(self._told(call, settling), until)
 
     async def _told(self, call: Call, settling: asyncio.Task[None] | None) -> None:
         if settling is not None:

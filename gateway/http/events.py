@@ -66,8 +66,14 @@ async def _next(exchange: Exchange, call: Call, after: int | None) -> Answer:
         return exchange.common.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
     if after is None and happening.number > call.told:
         told = happening.number
-        await exchange.runtime.calls.change(call, lambda known: _tell(known, told))
+        # Whoever gives up while the store is slow would miss what it had been written to be told of.
+        if not await exchange.runtime.desk.errands.brief(_note(exchange, call, told), exchange.until):
+            _tell(call, told)
     return exchange.done(_document(call, happening), fields=f"Last-Event-ID: {happening.number}\r\n")
+
+
+async def _note(exchange: Exchange, call: Call, number: int) -> None:
+    await exchange.runtime.calls.change(call, lambda known: _tell(known, number))
 
 
 def _tell(call: Call, number: int) -> None:
