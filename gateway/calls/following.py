@@ -129,6 +129,9 @@ class Followings:
         """Tell the store what it could not take when it happened, as far as it takes it now."""
         await self.turns.settle()
         await self.calls.resave()
+        # Others may have been told more of these calls meanwhile.
+        for following in self._open.values():
+            following.tell()
 
     async def close(self) -> None:
         """End all polls."""
@@ -168,6 +171,7 @@ class Following:
             followings.telemetry,
             followings.record,
             self._heard if followings.vault.store.shared else None,
+            self.tell,
         )
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
         self._turn = Turn(followings.turns, turn_key(call), seconds)
@@ -254,7 +258,9 @@ class Following:
             # Those who have just been told may leave. A poll for nobody could take an event with it when it is ended.
             await asyncio.sleep(0)
             await self._joined.wait()
-            self._heard.clear()
+            if self._heard.is_set():
+                await self._look()
+                continue
             if not await self._turn.take():
                 await self._listen()
                 continue
@@ -304,6 +310,11 @@ class Following:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NEWS_SECONDS):
                 await self._heard.wait()
+        await self._look()
+
+    async def _look(self) -> None:
+        """Take what others have written, and tell the readers if that is more."""
+        self._heard.clear()
         known = self.call.last, self.call.over
         await self._all.calls.refresh(self.call)
         if (self.call.last, self.call.over) != known:
