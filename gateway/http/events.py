@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -212,7 +212,8 @@ class _Writer:
             return
         self._connection.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, at_once=True)
         if self._connection.pressed:
-            await self._connection.ease()
+            with suppress(ConnectionError):  # then it has left
+                await self._connection.ease()
 
     def end(self) -> Answer:
         keep_alive = self._exchange.keep_alive and not self._exchange.common.draining and not self.left
