@@ -35,6 +35,7 @@ _TURN_MARGIN_SECONDS: Final = 15.0
 _LEAST_EVENT_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.05
 _MOST_LOOKS: Final = 20
+_FAULT_SECONDS: Final = 1.0
 
 
 class Bell:
@@ -241,8 +242,9 @@ class Following:
             await self._poll_on()
         except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
             self._all.telemetry.log.fault(exc)
-            self.failure = Problem(problems.INTERNAL, "The gateway failed; its log has the reason.")
-            self.ended += 1
+            self._over(Problem(problems.INTERNAL, "The gateway failed; its log has the reason."))
+            await self._turn.end()
+            await asyncio.sleep(_FAULT_SECONDS)  # streams go on, and mostly it would fail again at once
         finally:
             self._poller = None
             lines.interrupts_no_more(line, self.polling.interrupt)

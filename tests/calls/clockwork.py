@@ -225,7 +225,8 @@ class Replica:
         self.world = world
         self.owner = f"{number:032x}"
         self.dead = False
-        log = Log(LineWriter(_Nowhere()))
+        self.lines_of_log: list[bytes] = []
+        log = Log(LineWriter(_Sink(self.lines_of_log)))
         metrics = Metrics("0")
         store: Any = GatedStore(self)
         vault = Vault("gated", store, Seal(), log, metrics)
@@ -252,8 +253,12 @@ class Replica:
         await self.followings.catch_up()
 
 
-class _Nowhere:
+class _Sink:
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
     def write(self, data: bytes, /) -> int:
+        self._lines.append(data)
         return len(data)
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.calls import Bell, Call
 from gateway.model import CallStatus
+from gateway.problems import INTERNAL, Problem
 from tests.calls.clockwork import Order, World
 from tests.calls.test_following import ONE, dialled
 
@@ -86,3 +87,48 @@ def test_who_was_told_of_one_event_by_one_replica_hears_of_the_end_that_another_
     known = [world.finish(replica.calls.find(ONE, "billing")).happenings for replica in world.replicas]
     assert known[0] == known[1]
     assert [(entry.number, entry.status) for entry in known[0]] == one.heard
+
+
+# --- what can't be read
+
+
+def test_a_record_that_can_not_be_read_is_looked_at_now_and_then_until_it_can_be(world: World) -> None:
+    replica = world.replicas[0]
+    vault = replica.followings.vault
+    call: Call = world.finish(replica.calls.find(ONE, "billing"))
+    failures = []
+
+    async def read() -> None:
+        bell = Bell()
+        with replica.followings.follow(call, replica.accounts["shared"], bell) as following:
+            while not call.happenings:
+                failures.append(following.failure)
+                following.poll()  # as a stream does
+                await bell.wait()
+
+    async def spoil(content: bytes) -> None:
+        kept = await vault.record("line:line-of-shared")
+        assert kept is not None
+        assert await vault.write("line:line-of-shared", content, after=kept.version, seconds=1000.0)
+        good.append(kept.content or b"")
+
+    def faults() -> int:
+        return b"".join(replica.lines_of_log).count(b'"internal.fault"')
+
+    good: list[bytes] = []
+    world.finish(spoil(b"no line"))
+    reading = world.begin(read())
+    world.finish(asyncio.sleep(10.0))
+
+    assert 5 <= faults() <= 10
+    assert isinstance(failures[-1], Problem)
+    assert failures[-1].type is INTERNAL
+    assert not reading.done()
+
+    world.finish(spoil(good[0]))
+    world.happen("line-of-shared", CallStatus.CONNECTED)
+    world.finish(asyncio.sleep(3.0))
+
+    assert reading.done()
+    assert call.status is CallStatus.CONNECTED
+    assert faults() <= 11
