@@ -24,14 +24,15 @@ async def test_a_call_that_was_answered_while_the_store_was_slow_is_known_after_
     farm: Farm, simulator: Simulator, reloaded: bool
 ) -> None:
     gateway = await farm.gateway(simulator, durable(farm))
-    simulator.fault(Fault("delay", "create", seconds=0.2))
+    simulator.fault(Fault("delay", "create", seconds=1.0))
     dialling = asyncio.create_task(dialled(gateway))
     await until(simulator.creates)
+    if reloaded:
+        assert await gateway.server.reload()
+    assert not dialling.done()
     with closing(sqlite3.connect(farm.directory / "state.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         location = await dialling
-        if reloaded:
-            assert await gateway.server.reload()
         stopping = asyncio.create_task(gateway.server.drain())
         await asyncio.wait({stopping}, timeout=0.5)
         other.execute("ROLLBACK")
