@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateway import __version__, problems
 from gateway.auth import ApiKey, ApiKeys
-from gateway.calls import Accounts, Calls, Desk, Followings, Lines, Releases, Seat
+from gateway.calls import Accounts, Calls, Desk, Errands, Followings, Lines, Releases, Seat
 from gateway.config import Configuration, Endpoint, Service, Upstream
 from gateway.config.files import certificate_expiry
 from gateway.http import CallersApi, Runtime, new_record
@@ -64,6 +64,7 @@ class Gateway:
             upstream.timeouts.events,
         )
         self._releases = Releases(self._followings)
+        self._errands = Errands()
         self._keys = Keys(vault, telemetry.metrics.idempotency, keep=0.0, limit=0.0, wall=wall)
         self._catching_up: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -105,13 +106,14 @@ class Gateway:
         vault = self.roster.vault
         if not vault.available and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(vault.look())
-        behind = self._calls.behind or self._lines.records.behind or self._keys.behind
+        behind = self._followings.behind or self._lines.records.behind or self._keys.behind
         if behind and (self._catching_up is None or self._catching_up.done()):
             self._catching_up = self._loop.create_task(self._catch_up())
 
     async def close(self) -> None:
         """Close the connections to NSLB, and end what is done for calls and tokens."""
         await self._followings.close()
+        await self._errands.finish()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -125,7 +127,7 @@ class Gateway:
         """Write what the store could not take when it happened, as far as it takes it now."""
         await self._keys.catch_up()
         await self._lines.records.settle()
-        await self._calls.resave()
+        await self._followings.catch_up()
 
     def status(self) -> dict[str, Any]:
         """The document of `/status`: names, numbers and times; it also sets the gauges that it knows of."""
@@ -184,7 +186,7 @@ class Gateway:
         self._keys.keep = configuration.idempotency.keep_seconds
         self._keys.limit = self._lines.limit = self._longest(configuration)
         self._lines.records.longest = max(settings[name].max_call_seconds for name in self.roster.accounts)
-        desk = Desk(accounts, nslb, self._calls, self._lines)
+        desk = Desk(accounts, nslb, self._calls, self._lines, self._errands)
         return Runtime(keys, desk, self._followings, self._releases, self._keys)
 
     def _longest(self, configuration: Configuration) -> float:

@@ -148,6 +148,7 @@ class Server:
         self._ticker.cancel()
         self._callers.pre_shutdown()
         await self._callers.shutdown(timeout=_LAST_SECONDS)
+        await api.cut_off()
         await self._gateway.close()
         await self._operators.cleanup()
         with contextlib.suppress(asyncio.CancelledError):

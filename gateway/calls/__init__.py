@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gateway.calls.asking import asked
 from gateway.calls.call import Call, Happening
+from gateway.calls.errands import Errands
 from gateway.calls.following import Bell, Following, Followings
 from gateway.calls.lines import Lines
 from gateway.calls.placing import Accounts, Desk, Seat
@@ -21,6 +22,7 @@ __all__ = [
     "Call",
     "Calls",
     "Desk",
+    "Errands",
     "Following",
     "Followings",
     "Happening",

@@ -1,13 +1,14 @@
 """A call as far as it is known: what it is, whose, and what happened to it, in order.
 
-Owns its states and the numbering of its events, as plain code. Refuses anything after its end: a call that is over
-stays as it ended.
+Owns its states and the numbering of its events, as plain code, and how two histories of a call become one. Refuses
+anything after its end: a call that is over stays as it ended.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import orjson
@@ -24,6 +25,9 @@ class Happening:
     number: int
     status: CallStatus
     event: CallEvent
+
+
+History = tuple[Happening, ...]
 
 
 class Call:
@@ -55,7 +59,7 @@ class Call:
         self.result_code: str | None = None
         self.description: str | None = None
         self.status = CallStatus.ACCEPTED
-        self.happenings: tuple[Happening, ...] = ()
+        self.happenings: History = ()
         self.told = 0
         self.version = 0
 
@@ -99,12 +103,11 @@ class Call:
         return copy.copy(self)
 
     def adopt(self, other: Call) -> None:
-        """Become what another replica knows, unless that is less."""
+        """Become what another replica knows, with what only this one does (`merged`)."""
         self.version = other.version
         self.told = max(self.told, other.told)
-        if (other.over, other.last) >= (self.over, self.last):
-            self.status = other.status
-            self.happenings = other.happenings
+        self.happenings = merged(self.happenings, other.happenings)
+        self.status = self.happenings[-1].status if self.happenings else other.status
 
     def encode(self) -> bytes:
         """Everything, as JSON for a store."""
@@ -140,3 +143,38 @@ class Call:
             raise ValueError("it is no call") from exc
         call.version = version
         return call
+
+
+def merged(ours: History, theirs: History) -> History:
+    """Two histories as one: theirs as it is, behind it what only ours has, and the end last.
+
+    Replicas that poll while the store is away give one number to different events. One whose number is taken has
+    another here, and the end stands behind all that a reader of either may have had: nobody waits for it for ever.
+    """
+    highest = max((entry.number for entry in (*ours, *theirs)), default=0)
+    whole = [entry for entry in theirs if not entry.status.over]
+    for entry in _missing(ours, theirs):
+        free = not whole or entry.number > whole[-1].number
+        whole.append(entry if free else replace(entry, number=max(highest, whole[-1].number) + 1))
+    end = next((entry for entry in (*theirs, *ours) if entry.status.over), None)
+    if end is not None:
+        before = max((entry.number for entry in (*ours, *whole) if not entry.status.over), default=0)
+        whole.append(end if end.number > before else replace(end, number=max(highest, before) + 1))
+    return tuple(whole[-_MOST_EVENTS:])
+
+
+def _missing(ours: History, theirs: History) -> Iterator[Happening]:
+    """What of ours, but its end, theirs has under no number, and has not forgotten."""
+    others = [entry.event for entry in _unlike(theirs, ours)]
+    for entry in _unlike(ours, theirs):
+        if entry.event in others:
+            others.remove(entry.event)
+        elif not entry.status.over:
+            yield entry
+
+
+def _unlike(some: History, others: History) -> list[Happening]:
+    """Those that are not in the others under their number, and are not older than all of them."""
+    known = {entry.number: entry.event for entry in others}
+    first = min(known, default=0)
+    return [entry for entry in some if entry.number >= first and known.get(entry.number) != entry.event]

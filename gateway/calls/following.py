@@ -18,7 +18,7 @@ from gateway.calls.line_records import line_key
 from gateway.calls.lines import Lines
 from gateway.calls.polling import Interrupted, Polling
 from gateway.calls.registry import Calls, record_key
-from gateway.calls.turns import Turn
+from gateway.calls.turns import Turn, Turns
 from gateway.model import CallEvent
 from gateway.problems import Problem
 from gateway.store import Vault
@@ -35,6 +35,7 @@ _TURN_MARGIN_SECONDS: Final = 15.0
 _LEAST_EVENT_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.05
 _MOST_LOOKS: Final = 20
+_FAULT_SECONDS: Final = 1.0
 
 
 class Bell:
@@ -82,6 +83,7 @@ class Followings:
         self.record = record
         self.nslb = nslb
         self.poll_timeout = poll_timeout
+        self.turns = Turns(vault)
         self._open: dict[str, Following] = {}
 
     @contextlib.contextmanager
@@ -109,9 +111,8 @@ class Followings:
         """
         if (following := self._open.get(call.id)) is not None:
             await following.quiet()
-        turn = Turn(self.vault, turn_key(call), 0.0)
         for _ in range(_MOST_LOOKS):
-            if not await turn.taken():
+            if not await self.turns.taken(turn_key(call)):
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -119,6 +120,19 @@ class Followings:
         """Nobody follows that call any more."""
         self._open.pop(call.id, None)
         self.calls.unpin(call)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something that the store could not take."""
+        return self.calls.behind or self.turns.behind
+
+    async def catch_up(self) -> None:
+        """Tell the store what it could not take when it happened, as far as it takes it now."""
+        await self.turns.settle()
+        await self.calls.resave()
+        # Others may have been told more of these calls meanwhile.
+        for following in self._open.values():
+            following.tell()
 
     async def close(self) -> None:
         """End all polls."""
@@ -158,9 +172,10 @@ class Following:
             followings.telemetry,
             followings.record,
             self._heard if followings.vault.store.shared else None,
+            self.tell,
         )
         seconds = followings.poll_timeout + _TURN_MARGIN_SECONDS
-        self._turn = Turn(followings.vault, turn_key(call), seconds)
+        self._turn = Turn(followings.turns, turn_key(call), seconds)
 
     # --- readers
 
@@ -227,8 +242,9 @@ class Following:
             await self._poll_on()
         except Exception as exc:  # noqa: BLE001 - its readers must not wait for a poll that is no more
             self._all.telemetry.log.fault(exc)
-            self.failure = Problem(problems.INTERNAL, "The gateway failed; its log has the reason.")
-            self.ended += 1
+            self._over(Problem(problems.INTERNAL, "The gateway failed; its log has the reason."))
+            await self._turn.end()
+            await asyncio.sleep(_FAULT_SECONDS)  # streams go on, and mostly it would fail again at once
         finally:
             self._poller = None
             lines.interrupts_no_more(line, self.polling.interrupt)
@@ -244,7 +260,9 @@ class Following:
             # Those who have just been told may leave. A poll for nobody could take an event with it when it is ended.
             await asyncio.sleep(0)
             await self._joined.wait()
-            self._heard.clear()
+            if self._heard.is_set():
+                await self._look()
+                continue
             if not await self._turn.take():
                 await self._listen()
                 continue
@@ -294,6 +312,11 @@ class Following:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NEWS_SECONDS):
                 await self._heard.wait()
+        await self._look()
+
+    async def _look(self) -> None:
+        """Take what others have written, and tell the readers if that is more."""
+        self._heard.clear()
         known = self.call.last, self.call.over
         await self._all.calls.refresh(self.call)
         if (self.call.last, self.call.over) != known:

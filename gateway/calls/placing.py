@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from gateway import problems
 from gateway.calls.asking import asked, insist
 from gateway.calls.call import Call
+from gateway.calls.errands import Errands
 from gateway.calls.lines import Hold, Lines
 from gateway.calls.registry import Calls
 from gateway.model import Medium, Outcome, Principal
@@ -23,8 +23,6 @@ from gateway.problems import Problem
 from gateway.telemetry import Record
 from gateway.tokens import Account
 from gateway.upstream import NotSent, Nslb
-
-_TELLING_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Desk:
     nslb: Nslb
     calls: Calls
     lines: Lines
-    _telling: set[asyncio.Task[None]] = field(default_factory=set)
+    errands: Errands
 
     async def place(  # noqa: PLR0913, PLR0917 - what is wanted, by whom, and by when
         self,
@@ -122,7 +120,7 @@ class Desk:
             raise
         finally:
             if hold is None and (work := self.lines.settled(call.line, call_id, made=made)) is not None:
-                settling = self._tell(work)
+                settling = self.errands.begin(work)
         record.outcome = Outcome.ACCEPTED
         call.result_code, call.description = verdict.result_code, verdict.description
         if self.calls.opened(call):
@@ -131,15 +129,7 @@ class Desk:
 
     async def _tell_others(self, call: Call, settling: asyncio.Task[None] | None, until: float) -> None:
         """Have the store know of a call. A store that is slow does not hold the answer to a call that was made."""
-        telling = self._tell(self._told(call, settling))
-        loop = asyncio.get_running_loop()
-        await asyncio.wait({telling}, timeout=max(0.0, min(_TELLING_SECONDS, until - loop.time())))
-
-    def _tell(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        telling = asyncio.create_task(work)
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
-        return telling
+        await self.errands.brief(self._told(call, settling), until)
 
     async def _told(self, call: Call, settling: asyncio.Task[None] | None) -> None:
         if settling is not None:

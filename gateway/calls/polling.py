@@ -26,7 +26,8 @@ class Interrupted(Exception):  # noqa: N818 - no error: the poll is begun again,
 class Polling:
     """The polls for one call, one after the other: how many there were, and the record of the last one.
 
-    `heard` is set when others may have changed the call or its line; it is `None` if there are no others.
+    `heard` is set when others may have changed the call or its line; it is `None` if there are no others. `news` is
+    called when they have told more of the call.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a poll needs
@@ -38,6 +39,7 @@ class Polling:
         telemetry: Telemetry,
         new_record: Callable[[], Record],
         heard: asyncio.Event | None,
+        news: Callable[[], None],
     ) -> None:
         self.count = 0
         self.record: Record | None = None
@@ -48,6 +50,7 @@ class Polling:
         self._telemetry = telemetry
         self._new_record = new_record
         self._heard = heard
+        self._news = news
         self._asking: asyncio.Task[CallEvent | None] | None = None
 
     def interrupt(self) -> asyncio.Task[CallEvent | None] | None:
@@ -86,7 +89,10 @@ class Polling:
                 hearing.cancel()
             if not asking.done():
                 heard.clear()
+                last = self._call.last
                 await self._calls.refresh(self._call)
+                if self._call.last != last:
+                    self._news()
                 if self._call.over or await self._lines.contested(self._call.line, self._call.id):
                     asking.cancel()
                     return

@@ -40,7 +40,7 @@ class Releases:
         while (other := self._under_way.get(call.id)) is not None:
             await other.wait()
         ours = self._under_way[call.id] = asyncio.Event()
-        turn = Turn(self._followings.vault, f"release:{call.id}", _TURN_SECONDS)
+        turn = Turn(self._followings.turns, f"release:{call.id}", _TURN_SECONDS)
         try:
             await self._wait_for(turn, call)
             if not call.over:

@@ -1,7 +1,7 @@
 """How far a service has followed a call.
 
 Owns the place in the stream of its events, over all connections. Refuses to give out an event twice, and to pass over
-one that can't be read: it might have been the last.
+one that can't be read, or an end: it is the last.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Place:
         for message in messages:
             self._resume_after(message.id)
             event = answers.event(message.data, message.event, message.id, self._call_id)
-            # The end is one even if the service has had it: nothing comes after it, however often we ask.
             self.over = event.status in ENDED
-            if event.number is None or self._number is None or event.number > self._number:
+            # The end is given out whatever its number is: nothing comes after it, and another may have had that one.
+            if self.over or event.number is None or self._number is None or event.number > self._number:
                 self._number = self._number if event.number is None else event.number
                 yield event
             if self.over:

@@ -110,6 +110,13 @@ class CallersApi:
         if self.under_way:
             await self._idle.wait()
 
+    async def cut_off(self) -> None:
+        """End what is still under way although its caller has been answered: the process waits no longer."""
+        left = list(self._left)
+        for work in left:
+            work.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     def refuse_unparsed(self, problem: Problem, client_address: str | None) -> Answer:
         """Answer a request that could not be parsed, so that there is none to speak of."""
         record = fields.new_record(self._telemetry)

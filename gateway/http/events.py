@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -36,8 +36,9 @@ async def events(exchange: Exchange) -> Answer:
     no_query(exchange)
     after = fields.last_event_id(exchange.request.headers)
     call = await exchange.runtime.calls.find(exchange.identifier, exchange.principal.service)
-    if after is not None:
-        after = min(after, call.last)  # a reader that claims to be further would miss the end
+    if after is not None and after > call.last:
+        # A replica that was alone may have told it more than is known here; it would miss the end.
+        after = call.last - 1 if call.over else call.last
     record = exchange.record
     record.account, record.media = call.account, call.medium
     record.outcome = Outcome.ACCEPTED
@@ -66,8 +67,14 @@ async def _next(exchange: Exchange, call: Call, after: int | None) -> Answer:
         return exchange.common.answers.nothing(exchange.record.request_id, keep_alive=exchange.keep_alive)
     if after is None and happening.number > call.told:
         told = happening.number
-        await exchange.runtime.calls.change(call, lambda known: _tell(known, told))
+        # Whoever gives up while the store is slow would miss what it had been written to be told of.
+        if not await exchange.runtime.desk.errands.brief(_note(exchange, call, told), exchange.until):
+            _tell(call, told)
     return exchange.done(_document(call, happening), fields=f"Last-Event-ID: {happening.number}\r\n")
+
+
+async def _note(exchange: Exchange, call: Call, number: int) -> None:
+    await exchange.runtime.calls.change(call, lambda known: _tell(known, number))
 
 
 def _tell(call: Call, number: int) -> None:
@@ -130,7 +137,7 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
     stream = _Writer(exchange, chunked=chunked)
     loop = asyncio.get_running_loop()
     with _reading(exchange, call) as (following, bell):
-        if call.after(after) is None and await _taken_place_of(exchange, call):
+        if await _taken_place_of(exchange, call, after, bell):
             raise _superseded()
         record.status = 200
         stream.begin()
@@ -163,9 +170,22 @@ async def _stream(exchange: Exchange, call: Call, after: int) -> Answer:
     return stream.end()
 
 
-async def _taken_place_of(exchange: Exchange, call: Call) -> bool:
-    current = await exchange.runtime.followings.lines.current(call.line)
-    return not call.over and current is not None and current != call.id
+async def _taken_place_of(exchange: Exchange, call: Call, after: int, bell: Bell) -> bool:
+    """Whether another call has taken the place of one that has nothing to tell, unless there is no time to know."""
+    looking = asyncio.create_task(exchange.runtime.followings.lines.current(call.line))
+    try:
+        while not (call.over or call.after(after) or exchange.connection.left or exchange.common.draining or bell.late):
+            hearing = asyncio.create_task(bell.wait())
+            try:
+                await asyncio.wait({looking, hearing}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hearing.cancel()
+            if looking.done():
+                current = looking.result()
+                return current is not None and current != call.id and not call.over
+    finally:
+        looking.cancel()
+    return False
 
 
 class _Writer:
@@ -192,7 +212,8 @@ class _Writer:
             return
         self._connection.put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, at_once=True)
         if self._connection.pressed:
-            await self._connection.ease()
+            with suppress(ConnectionError):  # then it has left
+                await self._connection.ease()
 
     def end(self) -> Answer:
         keep_alive = self._exchange.keep_alive and not self._exchange.common.draining and not self.left

@@ -646,6 +646,20 @@ MUTANTS: Final = (
         "tests/calls/test_following.py",
     ),
     Mutant(
+        "the end of a call is behind all that anybody was told of it",
+        "gateway/calls/call.py",
+        "whole.append(end if end.number > before else ",
+        "whole.append(end if end.number else ",
+        "tests/unit/test_call.py",
+    ),
+    Mutant(
+        "a gateway that stops has told the store of its calls",
+        "gateway/app.py",
+        "        await self._errands.finish()\n",
+        "",
+        "tests/calls/test_stopping.py",
+    ),
+    Mutant(
         "the polls of a line end before another call is made",
         "gateway/calls/lines.py",
         "            await asyncio.wait(polls, timeout=_POLL_END_SECONDS)\n",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from gateway.auth import ApiKeys
-from gateway.calls import Accounts, Calls, Desk, Followings, Lines, Releases, Seat
+from gateway.calls import Accounts, Calls, Desk, Errands, Followings, Lines, Releases, Seat
 from gateway.http.answers import Answers
 from gateway.http.exchange import Common, Exchange, Runtime
 from gateway.idempotency import Keys
@@ -225,7 +225,8 @@ class Replica:
         self.world = world
         self.owner = f"{number:032x}"
         self.dead = False
-        log = Log(LineWriter(_Nowhere()))
+        self.lines_of_log: list[bytes] = []
+        log = Log(LineWriter(_Sink(self.lines_of_log)))
         metrics = Metrics("0")
         store: Any = GatedStore(self)
         vault = Vault("gated", store, Seal(), log, metrics)
@@ -237,7 +238,7 @@ class Replica:
         self.accounts: dict[str, Any] = {name: GatedAccount(name) for name in SHARED.accounts}
         seats = {name: Seat(account, name == "alone", MOST_CALL_SECONDS) for name, account in self.accounts.items()}
         self.keys = Keys(vault, metrics.idempotency, keep=KEEP_SECONDS, limit=LIMIT_SECONDS, wall=world.wall)
-        desk = Desk(Accounts(seats), nslb, self.calls, self.lines)
+        desk = Desk(Accounts(seats), nslb, self.calls, self.lines, Errands())
         self.runtime = Runtime(ApiKeys(()), desk, self.followings, Releases(self.followings), self.keys)
 
     def exchange(self, record: Record, identifier: str = "") -> Exchange:
@@ -249,11 +250,15 @@ class Replica:
         """As it does once a second."""
         await self.keys.catch_up()
         await self.lines.records.settle()
-        await self.calls.resave()
+        await self.followings.catch_up()
 
 
-class _Nowhere:
+class _Sink:
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
     def write(self, data: bytes, /) -> int:
+        self._lines.append(data)
         return len(data)
 
     def flush(self) -> None:

@@ -319,6 +319,26 @@ async def test_a_number_that_no_event_had_yet_is_that_of_the_last(gateway: Harne
     assert (told["id"], told["event"]) == ("2", "ended")
 
 
+async def test_a_number_that_no_event_of_a_call_that_is_over_had_is_told_its_end(
+    gateway: Harness, simulator: Simulator
+) -> None:
+    """A gateway that was alone for a while may have told more than there is now."""
+    location = await dialled(gateway)
+    push(simulator, "Call connected")
+    push(simulator, "Call disconnected")
+    assert (await get(gateway, location + "/events", BEARER | {"Last-Event-ID": "0"})).json["status"] == "connected"
+    assert (await get(gateway, location + "/events", BEARER | {"Last-Event-ID": "1"})).json["status"] == "ended"
+
+    single = await get(gateway, location + "/events", BEARER | {"Last-Event-ID": "3"})
+    async with Stream(gateway, location, STREAM | {"Last-Event-ID": "3"}) as stream:
+        told = await stream.event()
+
+    assert (single.headers["Last-Event-ID"], single.json["status"]) == ("2", "ended")
+    assert (told["id"], told["event"]) == ("2", "ended")
+    for headers in (BEARER, STREAM):
+        assert (await get(gateway, location + "/events", headers | {"Last-Event-ID": "2"})).status == 204
+
+
 async def test_a_release_does_not_wait_for_ever_for_a_call_that_is_being_made(
     pair: tuple[Harness, Harness], simulator: Simulator
 ) -> None:
