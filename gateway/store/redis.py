@@ -170,6 +170,7 @@ class RedisStore:
             await self._pool.disconnect()
 
     async def _listen(self, heard: Callable[[str | None], None]) -> None:
+        cancelled = _cancellations()  # before anything of redis-py has been awaited
         channels = (scripts.CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
         async with self._available(), self._client.pubsub() as subscription:
             await subscription.subscribe(*channels)
@@ -179,8 +180,8 @@ class RedisStore:
             self._listening.set()
             heard(None)
             looked = time.monotonic()
-            cancelled = _cancellations()
             while True:
+                cancelled()
                 message = await subscription.get_message(timeout=_LOOK_SECONDS)
                 cancelled()
                 if message is not None and message["type"] == "message":

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -993,6 +994,55 @@ async def test_who_listens_to_redis_can_be_stopped_at_any_time(tmp_path: Path, u
 
     async with redis_server(tmp_path / "redis", unused_tcp_port):
         await asyncio.gather(*(stopped(0.49 + number / 4000) for number in range(120)))
+
+
+class CancelledAt:
+    """Some work, in a task that is cancelled at the await of that number; `reached` says whether there was one."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], number: int) -> None:
+        self.reached = False
+        self._work = work
+        self._number = number
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raised: BaseException | None = None
+        for number in count():
+            try:
+                awaited = self._work.send(None) if raised is None else self._work.throw(raised)
+            except StopIteration:
+                return
+            if number == self._number:
+                self.reached = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            try:
+                yield awaited
+                raised = None
+            except BaseException as exc:  # noqa: BLE001 - the work is told
+                raised = exc
+
+
+async def test_who_begins_to_listen_to_redis_can_be_stopped_at_each_step(tmp_path: Path, unused_tcp_port: int) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port):
+        for number in range(1000):
+            store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+            heard: list[str | None] = []
+            work = CancelledAt(store.listen(heard.append), number)
+
+            async def listening(work: CancelledAt = work) -> None:
+                await work
+
+            task = asyncio.create_task(listening())
+            ended, _ = await asyncio.wait([task], timeout=10)
+
+            assert ended, number
+            assert task.cancelled()
+            assert work.reached
+            await store.close()
+            if heard:  # from here on it goes round and round
+                return
+    raise AssertionError("it was never heard of")
 
 
 async def test_a_redis_that_loses_everything_is_noticed_by_who_listens(tmp_path: Path, unused_tcp_port: int) -> None:
