@@ -56,14 +56,18 @@ class RedisServer:
 
 
 class _Credentials(CredentialProvider):
-    """Asked at each new connection, so that a password that was changed is taken without a restart."""
+    """Asked at each new connection, so that a password that was set or changed is taken without a restart."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
 
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        password = self.server.password
-        revealed = password.reveal().decode() if password is not None else ""
+    async def get_credentials_async(
+        self,
+    ) -> Any:  # nothing where there is no password, which redis-py's type leaves out
+        """The user, if it has a name, and the password."""
+        if self.server.password is None:
+            return ()
+        revealed = self.server.password.reveal().decode()
         return (revealed,) if self.server.username is None else (self.server.username, revealed)
 
 
@@ -249,9 +253,9 @@ def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
         "socket_connect_timeout": _CONNECT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "dial-gateway",
+        "credential_provider": credentials,
+        "protocol": 2,  # the other one begins with a command that Redis 5 does not know
     }
-    if server.password is not None:
-        settings["credential_provider"] = credentials
     if server.tls:
         settings |= {
             "ssl_cert_reqs": "required",

@@ -23,6 +23,7 @@ import pytest
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from gateway.model import Secret
 from gateway.simulator import Certificates
@@ -1128,3 +1129,53 @@ async def test_redis_over_tls_with_a_user_and_a_password(
                 store.authenticate(good)
                 assert await store.read("k") is not None
             await store.close()
+
+
+async def test_a_password_that_redis_gets_or_loses_meanwhile_is_taken_and_nothing_is_logged_of_it(
+    tmp_path: Path, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port) as server:
+        without = RedisServer("127.0.0.1", server.port)
+        having = RedisServer("127.0.0.1", server.port, password=Secret("pass;word"))
+        store = RedisStore(without)
+        assert await store.put("k", b"a", generation=1, after=0, fence=None)
+
+        async def demanded(before: str | None, after: str) -> None:
+            """The server wants another password, also of who is connected."""
+            async with Redis(host="127.0.0.1", port=server.port, password=before) as client:
+                await client.config_set("requirepass", after)
+                await client.client_kill_filter(skipme=True)
+            with pytest.raises(StoreUnavailable):
+                await store.read("k")
+
+        await demanded(None, "pass;word")
+        with pytest.raises(StoreUnavailable):
+            await store.read("k")
+        store.authenticate(having)
+        assert await store.read("k") is not None
+
+        await demanded("pass;word", "")
+        store.authenticate(without)
+        assert await store.read("k") is not None
+        await store.close()
+    assert [record for record in caplog.records if record.name.startswith("redis")] == []
+
+
+async def test_a_redis_of_version_5_is_understood(tmp_path: Path, unused_tcp_port: int) -> None:
+    """It has no command for the newer protocol."""
+    password = ("--requirepass", "pass;word", "--rename-command", "HELLO", "")
+    async with redis_server(tmp_path / "redis", unused_tcp_port, *password) as server:
+        store = RedisStore(RedisServer("127.0.0.1", server.port, database=3, password=Secret("pass;word")))
+        heard: list[str | None] = []
+        listening = asyncio.create_task(store.listen(heard.append))
+        await until(lambda: heard)
+
+        lease = await leased(store)
+        assert await store.put("k", b"a", generation=1, after=0, fence=lease.fence)
+
+        assert await store.read("k") is not None
+        await until(lambda: heard == [None, "k"])
+        assert not await store.alive("0" * 32)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await store.close()
