@@ -104,7 +104,7 @@ class RedisStore:
         """See `Shelf.read`."""
         async with self._available():
             generation, sealed = await self._client.hmget(_token(key), ["g", "s"])
-        return Stored(int(generation), sealed) if generation is not None and isinstance(sealed, bytes) else None
+        return Stored(*_numbered(generation, sealed)) if generation is not None and sealed is not None else None
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
@@ -128,7 +128,7 @@ class RedisStore:
         """See `Ledger.get`."""
         async with self._available():
             version, sealed = await self._client.hmget(_record(key), ["v", "s"])
-        return Page(int(version), sealed) if version is not None and isinstance(sealed, bytes) else None
+        return Page(*_numbered(version, sealed)) if version is not None and sealed is not None else None
 
     async def write(self, key: str, sealed: bytes, *, after: int, seconds: float) -> int:
         """See `Ledger.put`."""
@@ -273,6 +273,13 @@ def _token(key: str) -> str:
 
 def _record(key: str) -> str:
     return f"{scripts.PREFIX}record:{key}"
+
+
+def _numbered(number: bytes | str, sealed: bytes | str) -> tuple[int, bytes]:
+    """A generation or version, and what is sealed; 0, which none has, and nothing if somebody else wrote there."""
+    if isinstance(sealed, bytes) and len(number) <= scripts.MOST_DIGITS and number.isdigit():
+        return int(number), sealed
+    return 0, b""
 
 
 def _milliseconds(seconds: float) -> int:

@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from gateway.model import Secret
+from gateway.model import Secret, Token
 from gateway.simulator import Certificates
-from gateway.store import Busy, Lease, MemoryStore, Page, Seal, Store, StoreUnavailable, Vault
+from gateway.store import Busy, Kept, Lease, MemoryStore, Page, Seal, Shelved, Store, StoreUnavailable, Vault
 from gateway.store.ledger import Ledger
 from gateway.store.presence import Presence
 from gateway.store.redis import RedisServer, RedisStore
@@ -1179,3 +1179,43 @@ async def test_a_redis_of_version_5_is_understood(tmp_path: Path, unused_tcp_por
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         await store.close()
+
+
+@pytest.mark.parametrize("poison", [b"x", b"", b"-1", b"1.5", b"inf", b"nan", b"0x10", b"9" * 5000], ids=range(8))
+async def test_what_is_no_number_in_redis_is_unreadable_and_the_next_one_takes_its_place(
+    poison: bytes, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port) as server:
+        lines = Lines()
+        seal = Seal([Secret(Fernet.generate_key())])
+        store = RedisStore(RedisServer("127.0.0.1", server.port))
+        vault = Vault("redis", store, seal, Log(LineWriter(lines)), Metrics("0"))
+        token = Token(Secret("a"), 5, 0.0, None)
+        assert await vault.put("k", token, after=0, fence=None)
+        version = await vault.write("dial:k", b"a", after=0, seconds=60.0)
+        async with server.client() as client:
+            for field in ("g", "f", "u", "w", "n"):
+                await client.hset("dial-gateway:token:k", field, poison)
+            await client.hset("dial-gateway:record:dial:k", "v", poison)
+
+        for _ in range(2):
+            assert await vault.token("k") == Shelved(0, None)
+            assert await vault.record("dial:k") == Kept(0, None)
+
+        assert [line["event"] for line in lines.all()] == ["store.unreadable", "store.unreadable"]
+        assert vault.available
+        assert not await vault.put("k", token, after=5, fence=None)
+        assert not await vault.erase("dial:k", after=version)
+        failing = await vault.lease("k", 30.0)
+        assert isinstance(failing, Lease)
+        async with server.client() as client:
+            await client.hset("dial-gateway:token:k", "n", poison)
+        await vault.release("k", fence=failing.fence, hold=0.001)
+        await asyncio.sleep(0.01)
+        lease = await vault.lease("k", 30.0)
+        assert isinstance(lease, Lease)
+        assert (lease.fence > failing.fence, lease.failures) == (True, 1)
+        assert await vault.put("k", token, after=0, fence=lease.fence)
+        assert await vault.token("k") == Shelved(5, token)
+        assert await vault.write("dial:k", b"b", after=0, seconds=60.0) > version
+        await vault.close()
