@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.store.shelf import FORGET_SECONDS
+from gateway.store.shelf import FORGET_SECONDS, SLACK_SECONDS
 
 PREFIX: Final = "dial-gateway:"
 CHANNEL: Final = PREFIX + "tokens"
 MOST_DIGITS: Final = 15  # what Lua's numbers hold exactly, and more than a time in milliseconds has
 
 # The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
-# share. Fields of a token: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Fields of a
-# record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua would write
-# large ones with an exponent. What is no number there, we have not written: it counts as 0, and is written over by what
-# comes next.
+# share. Fields of a token: g generation, s sealed, f fence, b begun and u until (milliseconds), w working, n failures.
+# Fields of a record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua
+# would write large ones with an exponent. What is no number there, we have not written: it counts as 0, and is written
+# over by what comes next.
 _BEGIN: Final = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -30,13 +30,15 @@ local function touch() redis.call('PEXPIRE', KEYS[1], '{FORGET_SECONDS * 1000:.0
 """
 LEASE: Final = (
     _BEGIN
-    + """
+    + f"""
 local left = number('u') - now
-if left > 0 then return {0, text(left), number('w'), number('n')} end
+if left > 0 and number('b') <= now + {SLACK_SECONDS * 1000:.0f} then
+    return {{0, text(left), number('w'), number('n')}}
+end
 local fence = text(math.max(number('f') + 1, now))
-redis.call('HSET', KEYS[1], 'f', fence, 'u', text(now + ARGV[1]), 'w', '1')
+redis.call('HSET', KEYS[1], 'f', fence, 'b', text(now), 'u', text(now + ARGV[1]), 'w', '1')
 touch()
-return {1, fence, 1, number('n')}
+return {{1, fence, 1, number('n')}}
 """
 )
 PUT: Final = (
@@ -67,7 +69,7 @@ RELEASE: Final = (
     + """
 if number('w') ~= 1 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
 local hold = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'w', '0', 'u', text(now + hold))
+redis.call('HSET', KEYS[1], 'w', '0', 'b', text(now), 'u', text(now + hold))
 if hold > 0 then redis.call('HSET', KEYS[1], 'n', text(number('n') + 1)) end
 touch()
 return 1

@@ -20,11 +20,11 @@ from gateway.store import sqlite_statements as statements
 from gateway.store.ledger import Page, end_of, past, version_after
 from gateway.store.presence import Presence
 from gateway.store.protocol import new_owner
-from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
+from gateway.store.shelf import FORGET_SECONDS, SLACK_SECONDS, Busy, Lease, Stored, StoreUnavailable
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = 2  # 1 had no records
+_SCHEMA_VERSION: Final = 3  # 1 had no records, 2 not when a lease began
 _BUSY_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
@@ -77,14 +77,15 @@ class SqliteStore:
         """See `Shelf.lease`."""
 
         def work(connection: sqlite3.Connection) -> Lease | Busy:
+            # Those who wait ask again and again: a transaction that writes, for each of them, would keep all others
+            # from the file.
+            if (busy := self._busy(connection, key, self._wall())) is not None:
+                return busy
             with self._touching(connection, key) as now:
-                found = connection.execute(statements.LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
-                if found is not None:
-                    return Lease(*found)
-                until, working, failures = connection.execute(
-                    "SELECT until, working, failures FROM tokens WHERE key = ?", (key,)
-                ).fetchone()
-                return Busy(until - now, bool(working), failures)
+                if (busy := self._busy(connection, key, now)) is not None:
+                    return busy
+                values = {"key": key, "seconds": seconds, "now": now}
+                return Lease(*connection.execute(statements.LEASE, values).fetchone())
 
         return await self._run(work)
 
@@ -209,6 +210,13 @@ class SqliteStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
 
+    def _busy(self, connection: sqlite3.Connection, key: str, now: float) -> Busy | None:
+        found = connection.execute(statements.BUSY, {"key": key, "now": now, "slack": SLACK_SECONDS}).fetchone()
+        if found is None:
+            return None
+        seconds, working, failures = found
+        return Busy(seconds, bool(working), failures)
+
     async def _change(self, statement: str, key: str, values: dict[str, object]) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
             with self._touching(connection, key) as now:
@@ -266,8 +274,17 @@ class SqliteStore:
         connection.execute("PRAGMA secure_delete = ON")
         for table_or_index in (statements.TOKENS, statements.RECORDS, statements.RECORDS_BY_END):
             connection.execute(table_or_index)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self._upgrade(connection)
         connection.execute("DELETE FROM tokens WHERE touched < ?", (self._wall() - FORGET_SECONDS,))
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        """Bring a file up to this version; of several who do it at once all but the first find it done."""
+        with self._writing(connection):
+            present = {name for (name,) in connection.execute(statements.TOKENS_COLUMNS)}
+            for column, addition in statements.TOKENS_LATER.items():
+                if column not in present:
+                    connection.execute(addition)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
         """Change the mode of the file. For this alone SQLite does not wait while somebody else does the same."""

@@ -235,6 +235,62 @@ async def test_who_listens_hears_of_every_token_within_a_second(make: Make) -> N
         await asyncio.gather(listening, return_exceptions=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lease_that_began_before_the_clock_was_set_back_is_over(
+    kind: str, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """The clock of Redis is not ours to set: what it has written is set ahead by as much."""
+    clock = [1_795_461_225.0]
+    async with AsyncExitStack() as stack:
+        store: Store = MemoryStore(lambda: clock[0])
+        if kind == "sqlite":
+            store = SqliteStore(tmp_path / "state.db", lambda: clock[0])
+        elif kind == "redis":
+            server = await stack.enter_async_context(redis_server(tmp_path / "redis", unused_tcp_port))
+            store = RedisStore(RedisServer("127.0.0.1", server.port))
+        stack.push_async_callback(store.close)
+
+        async def set_back(seconds: float) -> None:
+            clock[0] -= seconds
+            if kind == "redis":
+                async with server.client() as client:
+                    for name in ("b", "u"):
+                        await client.hincrby("dial-gateway:token:k", name, round(seconds * 1000))
+
+        working = await leased(store)
+        await set_back(0.5)
+        assert isinstance(await store.lease("k", 30.0), Busy)
+        await set_back(7200.0)
+        following = await leased(store)
+        assert following.fence > working.fence
+        # Who had it before can't write any more, and who has it can.
+        assert not await store.put("k", b"late", generation=1, after=0, fence=working.fence)
+        await store.release("k", fence=following.fence, hold=60.0)
+        held = await store.lease("k", 30.0)
+        assert isinstance(held, Busy)
+        assert not held.working
+        await set_back(7200.0)
+        assert (await leased(store)).failures == 1
+        assert isinstance(await store.lease("k", 30.0), Busy)
+
+
+async def test_who_asks_for_a_lease_that_another_has_does_not_wait_for_who_writes(tmp_path: Path) -> None:
+    one, other = (SqliteStore(tmp_path / "state.db", busy_seconds=0.1) for _ in range(2))
+    await leased(one)
+    await other.read("k")
+    holder = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    assert isinstance(await other.lease("k", 30.0), Busy)
+    with pytest.raises(StoreUnavailable):
+        await other.lease("free", 30.0)
+
+    holder.execute("ROLLBACK")
+    holder.close()
+    await one.close()
+    await other.close()
+
+
 # --- records
 
 
@@ -618,13 +674,14 @@ async def test_a_sqlite_file_of_the_first_version_gets_records_and_keeps_its_tok
     assert stored is not None
     assert (stored.generation, stored.sealed) == (5, b"a")
     version = await store.write("dial:k", b"b", after=0, seconds=60.0)
+    assert (await leased(store)).fence > 7
     assert await store.put("k", b"c", generation=6, after=5, fence=None)
     await store.close()
     store = SqliteStore(path)
     assert await store.get("dial:k") == Page(version, b"b")
     await store.close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 async def test_records_that_have_ended_leave_a_sqlite_file_a_few_with_each_write(tmp_path: Path) -> None:
