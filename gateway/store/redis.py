@@ -108,7 +108,12 @@ class RedisStore:
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
-        given, number, working, failures = await self._script(scripts.LEASE, _token(key), _milliseconds(seconds))
+        # Who does not listen is not seen, and must not be taken for dead.
+        own = self.owner if self._listening.is_set() else ""
+        arguments = (_token(key), _milliseconds(seconds), own)
+        given, number, working, failures, other = await self._script(scripts.LEASE, *arguments, "")
+        if working and other and not given and not await self.alive(other.decode("utf-8", "replace")):
+            given, number, working, failures, _ = await self._script(scripts.LEASE, *arguments, other)
         return Lease(int(number), failures) if given else Busy(int(number) / 1000, bool(working), failures)
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:

@@ -14,10 +14,10 @@ CHANNEL: Final = PREFIX + "tokens"
 MOST_DIGITS: Final = 15  # what Lua's numbers hold exactly, and more than a time in milliseconds has
 
 # The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
-# share. Fields of a token: g generation, s sealed, f fence, b begun and u until (milliseconds), w working, n failures.
-# Fields of a record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua
-# would write large ones with an exponent. What is no number there, we have not written: it counts as 0, and is written
-# over by what comes next.
+# share. Fields of a token: g generation, s sealed, f fence, b begun and u until (milliseconds), w working, n failures,
+# o owner of the lease, if others can see whether it is alive. Fields of a record: v version, s sealed, which is missing
+# when it was erased. Numbers are written as text, because Lua would write large ones with an exponent. What is no
+# number there, we have not written: it counts as 0, and is written over by what comes next.
 _BEGIN: Final = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,14 +31,15 @@ local function touch() redis.call('PEXPIRE', KEYS[1], '{FORGET_SECONDS * 1000:.0
 LEASE: Final = (
     _BEGIN
     + f"""
-local left = number('u') - now
-if left > 0 and number('b') <= now + {SLACK_SECONDS * 1000:.0f} then
-    return {{0, text(left), number('w'), number('n')}}
+local left, owner = number('u') - now, redis.call('HGET', KEYS[1], 'o') or ''
+local orphaned = number('w') == 1 and ARGV[3] ~= '' and ARGV[3] == owner
+if left > 0 and number('b') <= now + {SLACK_SECONDS * 1000:.0f} and not orphaned then
+    return {{0, text(left), number('w'), number('n'), owner}}
 end
 local fence = text(math.max(number('f') + 1, now))
-redis.call('HSET', KEYS[1], 'f', fence, 'b', text(now), 'u', text(now + ARGV[1]), 'w', '1')
+redis.call('HSET', KEYS[1], 'f', fence, 'b', text(now), 'u', text(now + ARGV[1]), 'w', '1', 'o', ARGV[2])
 touch()
-return {{1, fence, 1, number('n')}}
+return {{1, fence, 1, number('n'), ''}}
 """
 )
 PUT: Final = (

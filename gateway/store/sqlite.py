@@ -24,7 +24,7 @@ from gateway.store.shelf import FORGET_SECONDS, SLACK_SECONDS, Busy, Lease, Stor
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = 3  # 1 had no records, 2 not when a lease began
+_SCHEMA_VERSION: Final = 3  # 1 had no records, 2 not when a lease began and whose it is
 _BUSY_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
@@ -84,7 +84,7 @@ class SqliteStore:
             with self._touching(connection, key) as now:
                 if (busy := self._busy(connection, key, now)) is not None:
                     return busy
-                values = {"key": key, "seconds": seconds, "now": now}
+                values = {"key": key, "seconds": seconds, "owner": self.owner, "now": now}
                 return Lease(*connection.execute(statements.LEASE, values).fetchone())
 
         return await self._run(work)
@@ -214,7 +214,9 @@ class SqliteStore:
         found = connection.execute(statements.BUSY, {"key": key, "now": now, "slack": SLACK_SECONDS}).fetchone()
         if found is None:
             return None
-        seconds, working, failures = found
+        seconds, working, failures, owner = found
+        if working and owner and not self._presence.is_there(owner):
+            return None
         return Busy(seconds, bool(working), failures)
 
     async def _change(self, statement: str, key: str, values: dict[str, object]) -> bool:

@@ -21,7 +21,10 @@ CREATE TABLE IF NOT EXISTS tokens (
 ) WITHOUT ROWID
 """
 # Columns that files of the first versions lack.
-TOKENS_LATER: Final = {"begun": "ALTER TABLE tokens ADD COLUMN begun REAL NOT NULL DEFAULT 0"}
+TOKENS_LATER: Final = {
+    "begun": "ALTER TABLE tokens ADD COLUMN begun REAL NOT NULL DEFAULT 0",
+    "owner": "ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+}
 TOKENS_COLUMNS: Final = "SELECT name FROM pragma_table_info('tokens')"
 # Without a seal there is no record any more, only the number of the one that was erased.
 RECORDS: Final = """
@@ -37,11 +40,12 @@ TOUCH: Final = """
 INSERT INTO tokens (key, touched) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET touched = excluded.touched
 """
 BUSY: Final = """
-SELECT until - :now, working, failures FROM tokens WHERE key = :key AND until > :now AND begun <= :now + :slack
+SELECT until - :now, working, failures, owner FROM tokens
+WHERE key = :key AND until > :now AND begun <= :now + :slack
 """
 LEASE: Final = """
 UPDATE tokens SET fence = max(fence + 1, CAST(:now * 1000 AS INTEGER)), begun = :now, until = :now + :seconds,
-    working = 1
+    working = 1, owner = :owner
 WHERE key = :key RETURNING fence, failures
 """
 PUT: Final = """

@@ -774,7 +774,10 @@ async def main():
     listening = asyncio.create_task(store.listen(heard.put_nowait))
     await heard.get()
     version = await store.write("dial:k", b"a", after=0, seconds=60.0)
-    print(store.owner, version, flush=True)
+    lease = await store.lease("k", 60.0)
+    failed = await store.lease("failed", 60.0)
+    await store.release("failed", fence=failed.fence, hold=60.0)
+    print(store.owner, version, lease.fence, flush=True)
     await listening
 
 asyncio.run(main())
@@ -782,7 +785,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
+async def test_who_is_killed_is_not_alive_nor_has_a_lease_and_what_it_wrote_is_there(
     kind: str, tmp_path: Path, unused_tcp_port: int
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -800,10 +803,13 @@ async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
         )
         try:
             assert process.stdout is not None
-            owner, version = (await asyncio.to_thread(process.stdout.readline)).decode().split()
+            owner, version, fence = (await asyncio.to_thread(process.stdout.readline)).decode().split()
             assert await store.alive(owner)
             process.send_signal(signal.SIGSTOP)
             assert await store.alive(owner)
+            busy = await store.lease("k", 60.0)
+            assert isinstance(busy, Busy)
+            assert busy.working
         finally:
             process.kill()
             process.wait(timeout=10)
@@ -817,6 +823,15 @@ async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
 
         assert not await store.alive(owner)
         assert await store.get("dial:k") == Page(int(version), b"a")
+        lease = await leased(store)
+        assert lease.fence > int(fence)
+        assert not await store.put("k", b"late", generation=1, after=0, fence=int(fence))
+        assert isinstance(await store.lease("k", 60.0), Busy)
+        assert await store.put("k", b"good", generation=1, after=0, fence=lease.fence)
+        # That a refresh has failed holds whoever has begun it.
+        held = await store.lease("failed", 60.0)
+        assert isinstance(held, Busy)
+        assert (held.working, held.failures) == (False, 1)
 
 
 async def test_nobody_is_taken_for_dead_because_the_server_was_away(tmp_path: Path, unused_tcp_port: int) -> None:
@@ -1022,6 +1037,9 @@ async def test_who_does_not_listen_to_redis_is_vouched_for_by_nobody(tmp_path: P
         with pytest.raises(StoreUnavailable):
             await one.vouched()
         assert not await other.alive(one.owner)
+        # Nor is its lease taken away, however it looks.
+        await leased(one)
+        assert isinstance(await other.lease("k", 30.0), Busy)
 
         listening = asyncio.create_task(one.listen(lambda _: None))
         await one.vouched()
