@@ -1,7 +1,8 @@
 """The store of one machine: a file that several processes may share and that outlives them all.
 
-Owns the file, its schema, its thread, and the sign beside it that its process lives. Refuses a file that others can
-read, and to block the event loop: every statement runs in a thread of its own.
+Owns the file, its mode, its schema, its thread, and the sign beside it that its process lives. Refuses a file that
+others than its owner and group can read, if it can't take that from them; and to block the event loop: every statement
+runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
 _PRIMARY: Final = 0xFF  # the part of an error code without its details
 _PRIVATE: Final = 0o600
+OPEN_TO_OTHERS: Final = "others can read the file"
 
 
 class SqliteStore:
@@ -253,6 +256,7 @@ class SqliteStore:
             # Only one that is not there is opened like this: to close it would end this process' locks on it (POSIX).
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+            _close_to_others(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
@@ -307,6 +311,22 @@ class SqliteStore:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+
+def _close_to_others(path: Path) -> None:
+    """Take all rights from who is neither owner nor of the group, whom a volume may be mounted for.
+
+    Raises `StoreUnavailable` if the file belongs to somebody else, or its file system knows no modes.
+    """
+    # By their names: to open and close one would end this process' locks on it.
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IRWXO:
+                with contextlib.suppress(PermissionError):
+                    file.chmod(mode & ~stat.S_IRWXO)
+                if file.stat().st_mode & stat.S_IRWXO:
+                    raise StoreUnavailable(OPEN_TO_OTHERS)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -604,6 +604,42 @@ async def test_a_sqlite_file_is_its_owners_alone_and_forgets_what_it_kept(tmp_pa
     assert b"FIRSTSEALED" not in path.read_bytes()
 
 
+async def test_rights_of_others_are_taken_from_a_sqlite_file_and_its_group_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    one, other = SqliteStore(path), SqliteStore(path)
+    await one.put("k", b"a", generation=1, after=0, fence=None)
+    files = [tmp_path / name for name in ("state.db", "state.db-wal", "state.db-shm")]
+    for file in files:
+        file.chmod(0o664)
+
+    assert await other.read("k") is not None
+
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o660] * 3
+    await one.close()
+    await other.close()
+
+
+async def test_a_sqlite_file_that_stays_open_to_others_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_ours(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    for change in (not_ours, lambda *_, **__: None):  # another's file; a file system that knows no modes
+        path = tmp_path / f"{id(change)}.db"
+        path.touch()
+        path.chmod(0o644)
+        store = SqliteStore(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "chmod", change)
+            with pytest.raises(StoreUnavailable, match="others can read the file"):
+                await store.put("k", b"a", generation=1, after=0, fence=None)
+        assert path.read_bytes() == b""
+        assert await store.put("k", b"a", generation=1, after=0, fence=None)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        await store.close()
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path
