@@ -14,7 +14,6 @@ from gateway.doctor.address import Address, reach
 from gateway.doctor.report import Report
 from gateway.roster import Roster
 from gateway.store import Busy, StoreUnavailable, Vault
-from gateway.store.sqlite import OPEN_TO_OTHERS
 from gateway.tokens import Account, AppliedSource
 
 _NOTE_SECONDS: Final = 5.0
@@ -25,7 +24,7 @@ _UNKNOWN: Final = (
 _ADVICE: Final = {
     "NoPermissionError": "Give its user the rights (ACL) that the README lists.",
     "OutOfMemoryError": "The server is full: raise its maxmemory.",
-    OPEN_TO_OTHERS: "Have it belong to the gateway's user, on a file system that keeps modes; then chmod o-rwx.",
+    "others can read the file": "It must belong to the gateway's user, on a file system that keeps modes.",
     "ReadOnlyError": "It is a replica: have store.url lead to the primary.",
 }
 

@@ -192,7 +192,6 @@ class RedisStore:
             while True:
                 cancelled()
                 message = await subscription.get_message(timeout=_LOOK_SECONDS)
-                cancelled()
                 if message is not None and message["type"] == "message":
                     heard(message["data"].decode("utf-8", "replace"))
                 if time.monotonic() - looked >= _LOOK_SECONDS:

@@ -32,7 +32,6 @@ _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
 _PRIMARY: Final = 0xFF  # the part of an error code without its details
 _PRIVATE: Final = 0o600
-OPEN_TO_OTHERS: Final = "others can read the file"
 
 
 class SqliteStore:
@@ -326,7 +325,7 @@ def _close_to_others(path: Path) -> None:
                 with contextlib.suppress(PermissionError):
                     file.chmod(mode & ~stat.S_IRWXO)
                 if file.stat().st_mode & stat.S_IRWXO:
-                    raise StoreUnavailable(OPEN_TO_OTHERS)
+                    raise StoreUnavailable("others can read the file")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
