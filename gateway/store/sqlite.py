@@ -83,7 +83,7 @@ class SqliteStore:
             # from the file.
             if (busy := self._busy(connection, key, self._wall())) is not None:
                 return busy
-            with self._touching(connection, key) as now:
+            with self._touching(connection, key, lasting=False) as now:
                 if (busy := self._busy(connection, key, now)) is not None:
                     return busy
                 values = {"key": key, "seconds": seconds, "owner": self.owner, "now": now}
@@ -102,7 +102,7 @@ class SqliteStore:
 
     async def release(self, key: str, *, fence: int, hold: float) -> None:
         """See `Shelf.release`."""
-        await self._change(statements.RELEASE, key, {"key": key, "fence": fence, "hold": hold})
+        await self._change(statements.RELEASE, key, {"key": key, "fence": fence, "hold": hold}, lasting=False)
 
     async def get(self, key: str) -> Page | None:
         """See `Ledger.get`."""
@@ -221,23 +221,27 @@ class SqliteStore:
             return None
         return Busy(seconds, bool(working), failures)
 
-    async def _change(self, statement: str, key: str, values: dict[str, object]) -> bool:
+    async def _change(self, statement: str, key: str, values: dict[str, object], *, lasting: bool = True) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            with self._touching(connection, key) as now:
+            with self._touching(connection, key, lasting=lasting) as now:
                 return connection.execute(statement, values | {"now": now}).rowcount == 1
 
         return await self._run(work)
 
     @contextlib.contextmanager
-    def _touching(self, connection: sqlite3.Connection, key: str) -> Iterator[float]:
+    def _touching(self, connection: sqlite3.Connection, key: str, *, lasting: bool) -> Iterator[float]:
         """A transaction that is alone, and its time; there is a row for the key of a token in it."""
-        with self._writing(connection) as now:
+        with self._writing(connection, lasting=lasting) as now:
             connection.execute(statements.TOUCH, (key, now))
             yield now
 
     @contextlib.contextmanager
-    def _writing(self, connection: sqlite3.Connection) -> Iterator[float]:
-        """A transaction that is alone, and the time when it began to be."""
+    def _writing(self, connection: sqlite3.Connection, *, lasting: bool = True) -> Iterator[float]:
+        """A transaction that is alone, and the time when it began to be.
+
+        One that is not `lasting` does not wait for the disk: a power failure may undo it, which ends its process too.
+        """
+        connection.execute(statements.LASTING if lasting else statements.FLEETING)
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._wall()
@@ -274,7 +278,6 @@ class SqliteStore:
         if version > _SCHEMA_VERSION:
             raise StoreUnavailable("the file is of a later version")
         self._write_ahead(connection)
-        connection.execute("PRAGMA synchronous = FULL")
         # What a newer token took the place of must not stay readable in pages that are free.
         connection.execute("PRAGMA secure_delete = ON")
         for table_or_index in (statements.TOKENS, statements.RECORDS, statements.RECORDS_BY_END):

@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS records (
 ) WITHOUT ROWID
 """
 RECORDS_BY_END: Final = "CREATE INDEX IF NOT EXISTS records_by_end ON records (until)"
+LASTING: Final = "PRAGMA synchronous = FULL"
+FLEETING: Final = "PRAGMA synchronous = NORMAL"
 TOUCH: Final = """
 INSERT INTO tokens (key, touched) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET touched = excluded.touched
 """
