@@ -34,22 +34,28 @@ _WRONG_NAME: Final = {62, 64}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server: what the report calls it, where it is, and which part of the configuration says how it is verified."""
+    """A server: what the report calls it, where it is, and which part of the configuration says how it is verified.
+
+    One without `tls` ends with the connection. `server_name` says that this part can name another server, and a
+    version of TLS.
+    """
 
     subject: str
     host: str
     port: int
-    tls: ClientTLS
+    tls: ClientTLS | None
     where: str
+    server_name: bool = True
 
 
 async def reach(report: Report, address: Address) -> bool:
     """Look at every step to a server; whether all of them went well."""
-    steps = (_look_up, _connect, _shake_hands)
-    names = ("name", "connection", "TLS")
-    for number, step in enumerate(steps):
+    steps = {"name": _look_up, "connection": _connect}
+    if address.tls is not None:
+        steps["TLS"] = _shake_hands
+    for number, step in enumerate(steps.values()):
         if not await step(report, address):
-            for name in names[number + 1 :]:
+            for name in list(steps)[number + 1 :]:
                 report.skip(address.subject, name, "not reached")
             return False
     return True
@@ -101,20 +107,22 @@ async def _connect(report: Report, address: Address) -> bool:
 
 
 async def _shake_hands(report: Report, address: Address) -> bool:
-    subject, where = address.subject, address.where
-    name = address.tls.server_name or address.host
-    if address.tls.certificate is not None:
-        ours = x509.load_pem_x509_certificate(address.tls.certificate.read_bytes())
+    subject, where, tls = address.subject, address.where, address.tls
+    assert tls is not None  # noqa: S101 - there is no such step without
+    name = tls.server_name or address.host
+    if tls.certificate is not None:
+        ours = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
         _certificate(report, subject, "our certificate", ours)
     try:
-        shown = await _handshake(address, client_context(address.tls), name)
+        shown = await _handshake(address, client_context(tls), name)
     except ssl.SSLCertVerificationError as exc:
-        found, advice = _unverified(exc, name, where, await _shown_to_anybody(address, name))
+        found, advice = _unverified(exc, name, address, await _shown_to_anybody(address, name))
     except ssl.SSLError:
         found = "no TLS connection could be agreed"
         advice = (
-            f"It may not speak TLS here, or no version from {address.tls.minimum_version} on "
-            f"({where}.minimum_version), or want a certificate of ours ({where}.certificate)."
+            f"It may not speak TLS here, or no version from {tls.minimum_version} on"
+            f"{f' ({where}.minimum_version)' if address.server_name else ''}, or want a certificate of ours "
+            f"({where}.certificate)."
         )
     except TimeoutError:
         found, advice = "the handshake got no answer", "Something accepts connections there and is no TLS server."
@@ -140,9 +148,10 @@ def _certificate(report: Report, subject: str, step: str, certificate: x509.Cert
 
 
 def _unverified(
-    exc: ssl.SSLCertVerificationError, name: str, where: str, shown: x509.Certificate | None
+    exc: ssl.SSLCertVerificationError, name: str, address: Address, shown: x509.Certificate | None
 ) -> tuple[str, str]:
     """What is wrong with a certificate, and what to do."""
+    where = address.where
     code = getattr(exc, "verify_code", None)
     if shown is None:
         return "the certificate can't be trusted", f"Look at {where}.ca and at the server's certificate."
@@ -153,9 +162,10 @@ def _unverified(
             f"It is sha256:{pin}. If that is the right one, and the way to it is trusted, list it in {where}.pins.",
         )
     if code in _WRONG_NAME:
+        remedy = f"set {where}.server_name to" if address.server_name else "have the address name"
         return (
             f"the certificate is not for {name}",
-            f"It is for {_names(shown)}: set {where}.server_name to one of these, if it is the right server.",
+            f"It is for {_names(shown)}: {remedy} one of these, if it is the right server.",
         )
     if code in _EXPIRED:
         return (

@@ -1,8 +1,8 @@
 """The doctor's round: endpoints, API Fabrics, the store, and each account at each endpoint.
 
-Owns what each failure of these means to an operator. Refuses to end the token of a gateway that shares its store:
-a token is applied for as a replica does it, and not at all if the store can't be read; to seal anew what gateways
-with a former key still have to open; and to make a file that the gateway's user then could not write.
+Owns what each failure of tokens and checks means to an operator. Refuses to end the token of a gateway that shares its
+store: a token is applied for as a replica does it, and not at all if the store can't be read; and to seal anew what
+gateways with a former key still have to open.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 
 from gateway import config
 from gateway.app import endpoint_pool
-from gateway.config import Configuration, ConfigurationError, StoreAddress, load
+from gateway.config import Configuration, ConfigurationError, load
 from gateway.doctor.address import Address, reach
 from gateway.doctor.report import Report
+from gateway.doctor.store import look_at_store, withheld, without_new_file
 from gateway.model import Trace
 from gateway.problems import Problem
 from gateway.roster import Roster
 from gateway.server import event_loop
-from gateway.store import StoreUnavailable
+from gateway.store import Vault
 from gateway.telemetry import LineWriter, Log, Metrics, Record, Telemetry
 from gateway.tokens import Account, AppliedSource, RefreshFailed
 from gateway.upstream import CredentialGone, NotSent, Nslb, Reading, SentUnanswered, Support, Verdict
 
 _FABRIC_SECONDS: Final = 15.0
 _SKEW_SECONDS: Final = 30.0
-_NOTE_SECONDS: Final = 5.0
 _ADVICE: Final = {
     "unreachable": "Look at the lines of the API Fabric above; it may be overloaded.",
     "untrusted": "Look at the lines of the API Fabric above.",
@@ -77,13 +77,13 @@ async def _round(configuration: Configuration, report: Report, *, apply: bool) -
         address = Address(str(endpoint), endpoint.host, endpoint.port, configuration.upstream.tls, "upstream.tls")
         if await reach(report, address):
             reached.append(endpoint)
-    configuration = _without_new_file(configuration, report)
+    configuration = without_new_file(configuration, report)
     roster = Roster(configuration, telemetry, reseals=False)
     for account in roster.accounts.values():
         account.rest()
     try:
         fabrics = await _fabrics(configuration, roster, report)
-        stored = await _store(roster, report)
+        stored = await look_at_store(configuration.store, roster, report)
         for name, account in roster.accounts.items():
             subject = f"account {name}"
             possible = stored and fabrics.get(name, True)
@@ -93,24 +93,13 @@ async def _round(configuration: Configuration, report: Report, *, apply: bool) -
             for endpoint in configuration.upstream.endpoints:
                 if endpoint in reached:
                     where = f"{subject} at {endpoint}"
-                    shared = roster.vault.store.shared
                     await _check(
-                        report, where, configuration, endpoint, account, apply=apply and possible, shared=shared
+                        report, where, configuration, endpoint, account, vault=roster.vault, apply=apply and possible
                     )
                 else:
                     report.skip(f"{subject} at {endpoint}", "check", "not reached")
     finally:
         await roster.close()
-
-
-def _without_new_file(configuration: Configuration, report: Report) -> Configuration:
-    """With a store in memory in the place of one whose file is not there yet."""
-    store = configuration.store
-    if store.url.kind != "sqlite" or store.url.path.exists():
-        return configuration
-    report.ok("store sqlite", "file", "not there yet; the gateway makes it")
-    memory = store.model_copy(update={"url": StoreAddress("memory")})
-    return configuration.model_copy(update={"store": memory})
 
 
 async def _fabrics(configuration: Configuration, roster: Roster, report: Report) -> dict[str, bool]:
@@ -143,42 +132,6 @@ async def _fabrics(configuration: Configuration, roster: Roster, report: Report)
     return usable
 
 
-async def _store(roster: Roster, report: Report) -> bool:
-    subject = f"store {roster.vault.kind}"
-    if not roster.vault.store.shared:
-        report.ok(subject, "contents", "this process alone")
-        return True
-    unreadable = []
-    try:
-        for name, account in roster.accounts.items():
-            shelved = await roster.vault.token(account.source.key)
-            if shelved is not None and shelved.token is None:
-                unreadable.append(name)
-        # One that has become read-only, or is full, answers every question.
-        note = f"doctor:{roster.vault.owner}"
-        written = await roster.vault.write(note, b"", after=0, seconds=_NOTE_SECONDS)
-        await roster.vault.erase(note, after=written)
-    except StoreUnavailable as exc:
-        report.fail(
-            subject,
-            "contents",
-            f"can't be used ({exc})",
-            "Look at store.url, its password and TLS, and whether it is up and can be written to. Gateways go on with "
-            "the tokens they have.",
-        )
-        return False
-    if unreadable:
-        report.fail(
-            subject,
-            "contents",
-            f"no encryption key opens the token of {', '.join(unreadable)}",
-            "Other gateways seal with a key that this one lacks: have the same store.encryption_keys everywhere.",
-        )
-        return False
-    report.ok(subject, "contents", "can be read and written")
-    return True
-
-
 async def _token(  # noqa: PLR0913 - what was found before decides what can be tried
     report: Report, subject: str, account: Account, roster: Roster, *, apply: bool, possible: bool
 ) -> bool:
@@ -202,6 +155,9 @@ async def _token(  # noqa: PLR0913 - what was found before decides what can be t
         await account.obtain()
     except Problem:
         last = account.status()["last_refresh"]
+        if last is None and (others := await withheld(account, roster.vault)) is not None:
+            report.fail(subject, "token", *others)
+            return False
         reason = last["reason"] if last is not None else "timeout"
         report.fail(subject, "token", f"none ({reason})", _ADVICE.get(reason, _ADVICE["timeout"]))
         return False
@@ -217,8 +173,8 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
     endpoint: config.Endpoint,
     account: Account,
     *,
+    vault: Vault,
     apply: bool,
-    shared: bool,
 ) -> None:
     pool = endpoint_pool(configuration.upstream, [endpoint], asyncio.get_running_loop())
     upstream = configuration.upstream
@@ -236,9 +192,9 @@ async def _check(  # noqa: PLR0913 - what is checked, and for whom
         return
     finally:
         await pool.close()
-    _renewed(report, subject, account, verdict, shared=shared)
+    _renewed(report, subject, account, verdict, shared=vault.store.shared)
     if verdict.support is None:
-        _refused(report, subject, verdict, account)
+        _refused(report, subject, verdict, account, await withheld(account, vault) if apply else None)
     else:
         _supported(report, subject, verdict.support)
 
@@ -263,12 +219,15 @@ def _renewed(report: Report, subject: str, account: Account, verdict: Verdict, *
         report.warn(subject, "token", found, "It is known to no gateway: those that run obtain one at their next call.")
 
 
-def _refused(report: Report, subject: str, verdict: Verdict, account: Account) -> None:
+def _refused(report: Report, subject: str, verdict: Verdict, account: Account, others: tuple[str, str] | None) -> None:
     status = verdict.status
     last = account.status()["last_refresh"]
     code = verdict.result_code if verdict.result_code is not None and verdict.result_code.isdigit() else "none"
     if verdict.unauthorised and last is not None and last["reason"] is not None:
         advice = f"The token is over, and there is no other ({last['reason']}). {_ADVICE.get(last['reason'], '')}"
+    elif verdict.unauthorised and last is None and others is not None:
+        found, what = others
+        advice = f"The token is over, and there is {found}. {what}"
     elif verdict.unauthorised and account.source.renews and last is None:
         advice = "The token is over, and another one was not applied for; a gateway would, at its next call."
     elif verdict.unauthorised:

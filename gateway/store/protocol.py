@@ -34,7 +34,7 @@ class Store(Protocol):
         ...
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
-        """See `Shelf.lease`."""
+        """See `Shelf.lease`; the lease of a process that is known not to be alive any more is over."""
         ...
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:

@@ -56,14 +56,18 @@ class RedisServer:
 
 
 class _Credentials(CredentialProvider):
-    """Asked at each new connection, so that a password that was changed is taken without a restart."""
+    """Asked at each new connection, so that a password that was set or changed is taken without a restart."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
 
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        password = self.server.password
-        revealed = password.reveal().decode() if password is not None else ""
+    async def get_credentials_async(
+        self,
+    ) -> Any:  # nothing where there is no password, which redis-py's type leaves out
+        """The user, if it has a name, and the password."""
+        if self.server.password is None:
+            return ()
+        revealed = self.server.password.reveal().decode()
         return (revealed,) if self.server.username is None else (self.server.username, revealed)
 
 
@@ -100,11 +104,16 @@ class RedisStore:
         """See `Shelf.read`."""
         async with self._available():
             generation, sealed = await self._client.hmget(_token(key), ["g", "s"])
-        return Stored(int(generation), sealed) if generation is not None and isinstance(sealed, bytes) else None
+        return Stored(*_numbered(generation, sealed)) if generation is not None and sealed is not None else None
 
     async def lease(self, key: str, seconds: float) -> Lease | Busy:
         """See `Shelf.lease`."""
-        given, number, working, failures = await self._script(scripts.LEASE, _token(key), _milliseconds(seconds))
+        # Who does not listen is not seen, and must not be taken for dead.
+        own = self.owner if self._listening.is_set() else ""
+        arguments = (_token(key), _milliseconds(seconds), own)
+        given, number, working, failures, other = await self._script(scripts.LEASE, *arguments, "")
+        if working and other and not given and not await self.alive(other.decode("utf-8", "replace")):
+            given, number, working, failures, _ = await self._script(scripts.LEASE, *arguments, other)
         return Lease(int(number), failures) if given else Busy(int(number) / 1000, bool(working), failures)
 
     async def put(self, key: str, sealed: bytes, *, generation: int, after: int, fence: int | None) -> bool:
@@ -124,7 +133,7 @@ class RedisStore:
         """See `Ledger.get`."""
         async with self._available():
             version, sealed = await self._client.hmget(_record(key), ["v", "s"])
-        return Page(int(version), sealed) if version is not None and isinstance(sealed, bytes) else None
+        return Page(*_numbered(version, sealed)) if version is not None and sealed is not None else None
 
     async def write(self, key: str, sealed: bytes, *, after: int, seconds: float) -> int:
         """See `Ledger.put`."""
@@ -170,6 +179,7 @@ class RedisStore:
             await self._pool.disconnect()
 
     async def _listen(self, heard: Callable[[str | None], None]) -> None:
+        cancelled = _cancellations()  # before anything of redis-py has been awaited
         channels = (scripts.CHANNEL, _OWNER + self.owner)  # to the other one nothing is published: being there is all
         async with self._available(), self._client.pubsub() as subscription:
             await subscription.subscribe(*channels)
@@ -179,10 +189,9 @@ class RedisStore:
             self._listening.set()
             heard(None)
             looked = time.monotonic()
-            cancelled = _cancellations()
             while True:
-                message = await subscription.get_message(timeout=_LOOK_SECONDS)
                 cancelled()
+                message = await subscription.get_message(timeout=_LOOK_SECONDS)
                 if message is not None and message["type"] == "message":
                     heard(message["data"].decode("utf-8", "replace"))
                 if time.monotonic() - looked >= _LOOK_SECONDS:
@@ -248,9 +257,9 @@ def _settings(server: RedisServer, credentials: _Credentials) -> dict[str, Any]:
         "socket_connect_timeout": _CONNECT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "dial-gateway",
+        "credential_provider": credentials,
+        "protocol": 2,  # the other one begins with a command that Redis 5 does not know
     }
-    if server.password is not None:
-        settings["credential_provider"] = credentials
     if server.tls:
         settings |= {
             "ssl_cert_reqs": "required",
@@ -268,6 +277,13 @@ def _token(key: str) -> str:
 
 def _record(key: str) -> str:
     return f"{scripts.PREFIX}record:{key}"
+
+
+def _numbered(number: bytes | str, sealed: bytes | str) -> tuple[int, bytes]:
+    """A generation or version, and what is sealed; 0, which none has, and nothing if somebody else wrote there."""
+    if isinstance(sealed, bytes) and len(number) <= scripts.MOST_DIGITS and number.isdigit():
+        return int(number), sealed
+    return 0, b""
 
 
 def _milliseconds(seconds: float) -> int:

@@ -7,31 +7,39 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.store.shelf import FORGET_SECONDS
+from gateway.store.shelf import FORGET_SECONDS, SLACK_SECONDS
 
 PREFIX: Final = "dial-gateway:"
 CHANNEL: Final = PREFIX + "tokens"
+MOST_DIGITS: Final = 15  # what Lua's numbers hold exactly, and more than a time in milliseconds has
 
 # The rules are those of `Shelf` and `Ledger`, where each is explained; the server's clock is the one that all replicas
-# share. Fields of a token: g generation, s sealed, f fence, u until (milliseconds), w working, n failures. Fields of a
-# record: v version, s sealed, which is missing when it was erased. Numbers are written as text, because Lua would write
-# large ones with an exponent.
+# share. Fields of a token: g generation, s sealed, f fence, b begun and u until (milliseconds), w working, n failures,
+# o owner of the lease, if others can see whether it is alive. Fields of a record: v version, s sealed, which is missing
+# when it was erased. Numbers are written as text, because Lua would write large ones with an exponent. What is no
+# number there, we have not written: it counts as 0, and is written over by what comes next.
 _BEGIN: Final = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
+local function number(name)
+    local found = redis.call('HGET', KEYS[1], name) or ''
+    return #found <= {MOST_DIGITS} and tonumber(string.match(found, '^%d+$')) or 0
+end
 local function text(value) return string.format('%.0f', value) end
 local function touch() redis.call('PEXPIRE', KEYS[1], '{FORGET_SECONDS * 1000:.0f}') end
 """
 LEASE: Final = (
     _BEGIN
-    + """
-local left = number('u') - now
-if left > 0 then return {0, text(left), number('w'), number('n')} end
+    + f"""
+local left, owner = number('u') - now, redis.call('HGET', KEYS[1], 'o') or ''
+local orphaned = number('w') == 1 and ARGV[3] ~= '' and ARGV[3] == owner
+if left > 0 and number('b') <= now + {SLACK_SECONDS * 1000:.0f} and not orphaned then
+    return {{0, text(left), number('w'), number('n'), owner}}
+end
 local fence = text(math.max(number('f') + 1, now))
-redis.call('HSET', KEYS[1], 'f', fence, 'u', text(now + ARGV[1]), 'w', '1')
+redis.call('HSET', KEYS[1], 'f', fence, 'b', text(now), 'u', text(now + ARGV[1]), 'w', '1', 'o', ARGV[2])
 touch()
-return {1, fence, 1, number('n')}
+return {{1, fence, 1, number('n'), ''}}
 """
 )
 PUT: Final = (
@@ -62,8 +70,8 @@ RELEASE: Final = (
     + """
 if number('w') ~= 1 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
 local hold = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'w', '0', 'u', text(now + hold))
-if hold > 0 then redis.call('HINCRBY', KEYS[1], 'n', 1) end
+redis.call('HSET', KEYS[1], 'w', '0', 'b', text(now), 'u', text(now + hold))
+if hold > 0 then redis.call('HSET', KEYS[1], 'n', text(number('n') + 1)) end
 touch()
 return 1
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 FORGET_SECONDS: Final = 172_800.0  # what nobody touches for two days belongs to an account that is gone
+SLACK_SECONDS: Final = 1.0  # by how much a clock may be corrected without ending a lease
 _MILLISECONDS: Final = 1000
 
 
@@ -51,11 +52,12 @@ class Busy:
 
 @dataclass(slots=True)
 class Entry:
-    """All that is kept for one key. `until` and `touched` are in epoch seconds."""
+    """All that is kept for one key. `begun`, `until` and `touched` are in epoch seconds."""
 
     generation: int = 0
     sealed: bytes = field(default=b"", repr=False)
     fence: int = 0
+    begun: float = 0.0
     until: float = 0.0
     working: bool = False
     failures: int = 0
@@ -74,12 +76,16 @@ class Shelf:
         return Stored(entry.generation, entry.sealed) if entry is not None and entry.generation else None
 
     def lease(self, key: str, seconds: float, now: float) -> Lease | Busy:
-        """Leave to refresh for so many seconds, unless somebody has it."""
+        """Leave to refresh for so many seconds, unless somebody has it.
+
+        What began later than now was written before the clock was set back: it would last for as long as that.
+        """
         entry = self._touch(key, now)
-        if entry.until > now:
+        if entry.until > now and entry.begun <= now + SLACK_SECONDS:
             return Busy(entry.until - now, entry.working, entry.failures)
         # Begun from the clock, so that it grows on although everything was lost in between.
         entry.fence = max(entry.fence + 1, int(now * _MILLISECONDS))
+        entry.begun = now
         entry.until = now + seconds
         entry.working = True
         return Lease(entry.fence, entry.failures)
@@ -117,6 +123,7 @@ class Shelf:
         entry = self._touch(key, now)
         if entry.working and entry.fence == fence and entry.until > now:
             entry.working = False
+            entry.begun = now
             entry.until = now + hold
             entry.failures += hold > 0
 

@@ -1,7 +1,8 @@
 """The store of one machine: a file that several processes may share and that outlives them all.
 
-Owns the file, its schema, its thread, and the sign beside it that its process lives. Refuses a file that others can
-read, and to block the event loop: every statement runs in a thread of its own.
+Owns the file, its mode, its schema, its thread, and the sign beside it that its process lives. Refuses a file that
+others than its owner and group can read, if it can't take that from them; and to block the event loop: every statement
+runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +22,11 @@ from gateway.store import sqlite_statements as statements
 from gateway.store.ledger import Page, end_of, past, version_after
 from gateway.store.presence import Presence
 from gateway.store.protocol import new_owner
-from gateway.store.shelf import FORGET_SECONDS, Busy, Lease, Stored, StoreUnavailable
+from gateway.store.shelf import FORGET_SECONDS, SLACK_SECONDS, Busy, Lease, Stored, StoreUnavailable
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = 2  # 1 had no records
+_SCHEMA_VERSION: Final = 3  # 1 had no records, 2 not when a lease began and whose it is
 _BUSY_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 0.01
@@ -77,14 +79,15 @@ class SqliteStore:
         """See `Shelf.lease`."""
 
         def work(connection: sqlite3.Connection) -> Lease | Busy:
-            with self._touching(connection, key) as now:
-                found = connection.execute(statements.LEASE, {"key": key, "seconds": seconds, "now": now}).fetchone()
-                if found is not None:
-                    return Lease(*found)
-                until, working, failures = connection.execute(
-                    "SELECT until, working, failures FROM tokens WHERE key = ?", (key,)
-                ).fetchone()
-                return Busy(until - now, bool(working), failures)
+            # Those who wait ask again and again: a transaction that writes, for each of them, would keep all others
+            # from the file.
+            if (busy := self._busy(connection, key, self._wall())) is not None:
+                return busy
+            with self._touching(connection, key, lasting=False) as now:
+                if (busy := self._busy(connection, key, now)) is not None:
+                    return busy
+                values = {"key": key, "seconds": seconds, "owner": self.owner, "now": now}
+                return Lease(*connection.execute(statements.LEASE, values).fetchone())
 
         return await self._run(work)
 
@@ -99,7 +102,7 @@ class SqliteStore:
 
     async def release(self, key: str, *, fence: int, hold: float) -> None:
         """See `Shelf.release`."""
-        await self._change(statements.RELEASE, key, {"key": key, "fence": fence, "hold": hold})
+        await self._change(statements.RELEASE, key, {"key": key, "fence": fence, "hold": hold}, lasting=False)
 
     async def get(self, key: str) -> Page | None:
         """See `Ledger.get`."""
@@ -209,23 +212,36 @@ class SqliteStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
 
-    async def _change(self, statement: str, key: str, values: dict[str, object]) -> bool:
+    def _busy(self, connection: sqlite3.Connection, key: str, now: float) -> Busy | None:
+        found = connection.execute(statements.BUSY, {"key": key, "now": now, "slack": SLACK_SECONDS}).fetchone()
+        if found is None:
+            return None
+        seconds, working, failures, owner = found
+        if working and owner and not self._presence.is_there(owner):
+            return None
+        return Busy(seconds, bool(working), failures)
+
+    async def _change(self, statement: str, key: str, values: dict[str, object], *, lasting: bool = True) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
-            with self._touching(connection, key) as now:
+            with self._touching(connection, key, lasting=lasting) as now:
                 return connection.execute(statement, values | {"now": now}).rowcount == 1
 
         return await self._run(work)
 
     @contextlib.contextmanager
-    def _touching(self, connection: sqlite3.Connection, key: str) -> Iterator[float]:
+    def _touching(self, connection: sqlite3.Connection, key: str, *, lasting: bool) -> Iterator[float]:
         """A transaction that is alone, and its time; there is a row for the key of a token in it."""
-        with self._writing(connection) as now:
+        with self._writing(connection, lasting=lasting) as now:
             connection.execute(statements.TOUCH, (key, now))
             yield now
 
     @contextlib.contextmanager
-    def _writing(self, connection: sqlite3.Connection) -> Iterator[float]:
-        """A transaction that is alone, and the time when it began to be."""
+    def _writing(self, connection: sqlite3.Connection, *, lasting: bool = True) -> Iterator[float]:
+        """A transaction that is alone, and the time when it began to be.
+
+        One that is not `lasting` does not wait for the disk: a power failure may undo it, which ends its process too.
+        """
+        connection.execute(statements.LASTING if lasting else statements.FLEETING)
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._wall()
@@ -243,6 +259,7 @@ class SqliteStore:
             # Only one that is not there is opened like this: to close it would end this process' locks on it (POSIX).
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE))
+            _close_to_others(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
@@ -261,13 +278,21 @@ class SqliteStore:
         if version > _SCHEMA_VERSION:
             raise StoreUnavailable("the file is of a later version")
         self._write_ahead(connection)
-        connection.execute("PRAGMA synchronous = FULL")
         # What a newer token took the place of must not stay readable in pages that are free.
         connection.execute("PRAGMA secure_delete = ON")
         for table_or_index in (statements.TOKENS, statements.RECORDS, statements.RECORDS_BY_END):
             connection.execute(table_or_index)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self._upgrade(connection)
         connection.execute("DELETE FROM tokens WHERE touched < ?", (self._wall() - FORGET_SECONDS,))
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        """Bring a file up to this version; of several who do it at once all but the first find it done."""
+        with self._writing(connection):
+            present = {name for (name,) in connection.execute(statements.TOKENS_COLUMNS)}
+            for column, addition in statements.TOKENS_LATER.items():
+                if column not in present:
+                    connection.execute(addition)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
         """Change the mode of the file. For this alone SQLite does not wait while somebody else does the same."""
@@ -288,6 +313,22 @@ class SqliteStore:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+
+def _close_to_others(path: Path) -> None:
+    """Take all rights from who is neither owner nor of the group, whom a volume may be mounted for.
+
+    Raises `StoreUnavailable` if the file belongs to somebody else, or its file system knows no modes.
+    """
+    # By their names: to open and close one would end this process' locks on it.
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IRWXO:
+                with contextlib.suppress(PermissionError):
+                    file.chmod(mode & ~stat.S_IRWXO)
+                if file.stat().st_mode & stat.S_IRWXO:
+                    raise StoreUnavailable("others can read the file")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

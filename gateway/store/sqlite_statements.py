@@ -20,6 +20,12 @@ CREATE TABLE IF NOT EXISTS tokens (
     touched REAL NOT NULL
 ) WITHOUT ROWID
 """
+# Columns that files of the first versions lack.
+TOKENS_LATER: Final = {
+    "begun": "ALTER TABLE tokens ADD COLUMN begun REAL NOT NULL DEFAULT 0",
+    "owner": "ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+}
+TOKENS_COLUMNS: Final = "SELECT name FROM pragma_table_info('tokens')"
 # Without a seal there is no record any more, only the number of the one that was erased.
 RECORDS: Final = """
 CREATE TABLE IF NOT EXISTS records (
@@ -30,12 +36,19 @@ CREATE TABLE IF NOT EXISTS records (
 ) WITHOUT ROWID
 """
 RECORDS_BY_END: Final = "CREATE INDEX IF NOT EXISTS records_by_end ON records (until)"
+LASTING: Final = "PRAGMA synchronous = FULL"
+FLEETING: Final = "PRAGMA synchronous = NORMAL"
 TOUCH: Final = """
 INSERT INTO tokens (key, touched) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET touched = excluded.touched
 """
+BUSY: Final = """
+SELECT until - :now, working, failures, owner FROM tokens
+WHERE key = :key AND until > :now AND begun <= :now + :slack
+"""
 LEASE: Final = """
-UPDATE tokens SET fence = max(fence + 1, CAST(:now * 1000 AS INTEGER)), until = :now + :seconds, working = 1
-WHERE key = :key AND until <= :now RETURNING fence, failures
+UPDATE tokens SET fence = max(fence + 1, CAST(:now * 1000 AS INTEGER)), begun = :now, until = :now + :seconds,
+    working = 1, owner = :owner
+WHERE key = :key RETURNING fence, failures
 """
 PUT: Final = """
 UPDATE tokens SET generation = :generation, sealed = :sealed, failures = 0,
@@ -46,7 +59,7 @@ WHERE key = :key AND generation = :after AND :generation > :after
 """
 RESEAL: Final = "UPDATE tokens SET sealed = :sealed WHERE key = :key AND generation = :generation AND :generation > 0"
 RELEASE: Final = """
-UPDATE tokens SET working = 0, until = :now + :hold, failures = failures + (:hold > 0)
+UPDATE tokens SET working = 0, begun = :now, until = :now + :hold, failures = failures + (:hold > 0)
 WHERE key = :key AND working AND fence = :fence AND until > :now
 """
 GET: Final = "SELECT version, sealed FROM records WHERE key = ? AND sealed IS NOT NULL AND until > ?"

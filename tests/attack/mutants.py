@@ -583,6 +583,13 @@ MUTANTS: Final = (
         f"{STORES} -k owners",
     ),
     Mutant(
+        "a SQLite file that was there before is closed to others",
+        "gateway/store/sqlite.py",
+        "            if mode & stat.S_IRWXO:\n",
+        "            if False:\n",
+        f"{STORES} -k others",
+    ),
+    Mutant(
         "the certificate of Redis is verified",
         "gateway/store/redis.py",
         '            "ssl_cert_reqs": "required",\n            "ssl_check_hostname": True,\n',
@@ -711,8 +718,8 @@ MUTANTS: Final = (
     Mutant(
         "who listens to Redis can be stopped",
         "gateway/store/redis.py",
-        "                cancelled()\n                if message",
-        "                if message",
+        "            while True:\n                cancelled()\n",
+        "            while True:\n",
         f"{STORES} -k stopped_at",
     ),
     Mutant(

@@ -7,6 +7,7 @@ import contextlib
 import re
 import sqlite3
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cryptography.fernet import Fernet
 
 from gateway.simulator import Certificates, Fault, Simulator
 from tests.harness import KEY, Farm, merge, settings
+from tests.redis_server import redis_server
 from tests.running import COMMAND
 
 
@@ -398,3 +400,138 @@ async def test_a_certificate_of_ours_is_looked_at_and_a_refused_one_told(
 
     assert code == 1
     assert "upstream.tls.certificate" in told(lines, "FAIL", simulator.endpoints[0], "TLS")
+
+
+async def test_a_refresh_of_another_gateway_that_failed_is_told_and_not_repeated(clinic: Clinic) -> None:
+    clinic.durable()
+    clinic.simulator.fault(Fault("result-code", "applyToken", None, code="1"))
+    # The first visit fails as a gateway would: the next try of anybody comes later.
+    _, first = await clinic.visit()
+    asked = clinic.simulator.fabric.apply_token_requests
+    with contextlib.closing(sqlite3.connect(clinic.farm.directory / "state.db")) as connection, connection:
+        connection.execute("UPDATE tokens SET until = until + 600, failures = 4")
+
+    code, lines = await clinic.visit()
+
+    assert "none (rejected)" in " ".join(first)
+    assert code == 1
+    assert "token.refresh_failed" in told(lines, "FAIL", "account applied", "another gateway failed (4 in a row)", " s")
+    assert not any("timeout" in line for line in lines)
+    assert clinic.simulator.fabric.apply_token_requests == asked
+
+
+async def test_after_a_401_a_refresh_of_another_gateway_that_failed_is_told(clinic: Clinic) -> None:
+    clinic.durable()
+    assert (await clinic.visit())[0] == 0
+    clinic.simulator.expire("gateway-sales")
+    with contextlib.closing(sqlite3.connect(clinic.farm.directory / "state.db")) as connection, connection:
+        connection.execute("UPDATE tokens SET until = ?, failures = 2", (time.time() + 600,))
+
+    code, lines = await clinic.visit()
+
+    assert code == 1
+    assert "another gateway failed (2 in a row)" in told(lines, "FAIL", "account applied at", "HTTP 401")
+    assert clinic.simulator.fabric.apply_token_requests == 1
+
+
+@pytest.fixture
+async def redis(
+    farm: Farm, clinic: Clinic, certificates: Certificates, unused_tcp_port_factory: Callable[[], int]
+) -> AsyncIterator[None]:
+    """A store in Redis, with TLS and without, which has a user that may do all and one that may do nothing."""
+    pair = certificates.issue("redis", hosts=("127.0.0.1",))
+    plain, port = unused_tcp_port_factory(), unused_tcp_port_factory()
+    arguments = ["--tls-port", str(port), "--tls-cert-file", str(pair.certificate), "--tls-key-file"]
+    arguments += [str(pair.key), "--tls-auth-clients", "no", "--requirepass", "good-password"]
+    arguments += ["--user", "idle", "on", ">good-password", "-@all", "+ping", "~*"]
+    key, password = farm.directory / "encryption-key", farm.directory / "redis-password"
+    key.write_bytes(Fernet.generate_key())
+    password.write_text("good-password")
+    async with redis_server(farm.directory / "redis", plain, *arguments):
+        merge(
+            clinic.settings,
+            {
+                "store": {
+                    "url": f"rediss://127.0.0.1:{port}",
+                    "password": {"file": str(password)},
+                    "encryption_keys": [{"file": str(key)}],
+                    "tls": {"ca": str(certificates.ca)},
+                }
+            },
+        )
+        yield
+
+
+async def test_each_step_to_redis_is_told(clinic: Clinic, redis: None) -> None:
+    code, lines = await clinic.visit()
+
+    assert code == 0, lines
+    for parts in (("name",), ("connection",), ("TLS", "verified as 127.0.0.1"), ("certificate",), ("contents", "read")):
+        assert any(line.startswith("ok   store rediss") and all(part in line for part in parts) for line in lines), (
+            parts
+        )
+
+
+def store_at(**changes: Any) -> Any:
+    def spoil(store: dict[str, Any], directory: Path) -> None:
+        (directory / "redis-bad-password").write_text("bad-password")
+        for name, value in changes.items():
+            if value is None:
+                del store[name]
+            else:
+                store[name] = value(store, directory) if callable(value) else value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "step", "found", "advice"),
+    [
+        (store_at(url="rediss://nowhere.invalid"), "name", "has no address", "spelling"),
+        (store_at(url="rediss://127.0.0.1:1"), "connection", "refuses", "Nothing listens there"),
+        (
+            store_at(url=lambda store, _: store["url"].replace("127.0.0.1", "localhost")),
+            "TLS",
+            "not for localhost",
+            "for 127.0.0.1: have the address name one of these",
+        ),
+        (
+            store_at(tls=lambda _, directory: {"ca": str(Certificates(directory / "other").ca)}),
+            "TLS",
+            "authority is not trusted",
+            "must be in store.tls.ca",
+        ),
+        (store_at(password=None), "contents", "wants a password", "Set store.password"),
+        (
+            store_at(password=lambda _, directory: {"file": str(directory / "redis-bad-password")}),
+            "contents",
+            "refuses the password",
+            "Look at store.password and store.username",
+        ),
+        (store_at(username="stranger"), "contents", "refuses the password of user stranger", "store.username"),
+        (store_at(username="idle"), "contents", "NoPermissionError", "rights (ACL) that the README lists"),
+        (
+            store_at(url=lambda store, _: store["url"] + "/99"),
+            "contents",
+            "database 99",
+            "Look at the number at the end of store.url",
+        ),
+    ],
+    ids=range(9),
+)
+async def test_what_fails_on_the_way_to_redis_is_told_with_what_to_do(
+    clinic: Clinic, redis: None, spoil: Any, step: str, found: str, advice: str
+) -> None:
+    spoil(clinic.settings["store"], clinic.farm.directory)
+
+    code, lines = await clinic.visit()
+
+    assert code == 1
+    assert advice in told(lines, "FAIL", "store rediss", f"{step}: ", found)
+    assert "bad-password" not in " ".join(lines)
+    assert "good-password" not in " ".join(lines)
+    # What comes after it was not tried.
+    if step != "contents":
+        assert told(lines, "skip", "store rediss", "contents: not reached") == ""
+    assert told(lines, "skip", "account applied", "token: not applied for") == ""
+    assert clinic.simulator.fabric.apply_token_requests == 0

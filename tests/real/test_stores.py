@@ -13,19 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
-from gateway.model import Secret
+from gateway.model import Secret, Token
 from gateway.simulator import Certificates
-from gateway.store import Busy, Lease, MemoryStore, Page, Seal, Store, StoreUnavailable, Vault
+from gateway.store import Busy, Kept, Lease, MemoryStore, Page, Seal, Shelved, Store, StoreUnavailable, Vault
 from gateway.store.ledger import Ledger
 from gateway.store.presence import Presence
 from gateway.store.redis import RedisServer, RedisStore
@@ -231,6 +233,62 @@ async def test_who_listens_hears_of_every_token_within_a_second(make: Make) -> N
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lease_that_began_before_the_clock_was_set_back_is_over(
+    kind: str, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """The clock of Redis is not ours to set: what it has written is set ahead by as much."""
+    clock = [1_795_461_225.0]
+    async with AsyncExitStack() as stack:
+        store: Store = MemoryStore(lambda: clock[0])
+        if kind == "sqlite":
+            store = SqliteStore(tmp_path / "state.db", lambda: clock[0])
+        elif kind == "redis":
+            server = await stack.enter_async_context(redis_server(tmp_path / "redis", unused_tcp_port))
+            store = RedisStore(RedisServer("127.0.0.1", server.port))
+        stack.push_async_callback(store.close)
+
+        async def set_back(seconds: float) -> None:
+            clock[0] -= seconds
+            if kind == "redis":
+                async with server.client() as client:
+                    for name in ("b", "u"):
+                        await client.hincrby("dial-gateway:token:k", name, round(seconds * 1000))
+
+        working = await leased(store)
+        await set_back(0.5)
+        assert isinstance(await store.lease("k", 30.0), Busy)
+        await set_back(7200.0)
+        following = await leased(store)
+        assert following.fence > working.fence
+        # Who had it before can't write any more, and who has it can.
+        assert not await store.put("k", b"late", generation=1, after=0, fence=working.fence)
+        await store.release("k", fence=following.fence, hold=60.0)
+        held = await store.lease("k", 30.0)
+        assert isinstance(held, Busy)
+        assert not held.working
+        await set_back(7200.0)
+        assert (await leased(store)).failures == 1
+        assert isinstance(await store.lease("k", 30.0), Busy)
+
+
+async def test_who_asks_for_a_lease_that_another_has_does_not_wait_for_who_writes(tmp_path: Path) -> None:
+    one, other = (SqliteStore(tmp_path / "state.db", busy_seconds=0.1) for _ in range(2))
+    await leased(one)
+    await other.read("k")
+    holder = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+
+    assert isinstance(await other.lease("k", 30.0), Busy)
+    with pytest.raises(StoreUnavailable):
+        await other.lease("free", 30.0)
+
+    holder.execute("ROLLBACK")
+    holder.close()
+    await one.close()
+    await other.close()
 
 
 # --- records
@@ -546,6 +604,42 @@ async def test_a_sqlite_file_is_its_owners_alone_and_forgets_what_it_kept(tmp_pa
     assert b"FIRSTSEALED" not in path.read_bytes()
 
 
+async def test_rights_of_others_are_taken_from_a_sqlite_file_and_its_group_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    one, other = SqliteStore(path), SqliteStore(path)
+    await one.put("k", b"a", generation=1, after=0, fence=None)
+    files = [tmp_path / name for name in ("state.db", "state.db-wal", "state.db-shm")]
+    for file in files:
+        file.chmod(0o664)
+
+    assert await other.read("k") is not None
+
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o660] * 3
+    await one.close()
+    await other.close()
+
+
+async def test_a_sqlite_file_that_stays_open_to_others_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_ours(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    for change in (not_ours, lambda *_, **__: None):  # another's file; a file system that knows no modes
+        path = tmp_path / f"{id(change)}.db"
+        path.touch()
+        path.chmod(0o644)
+        store = SqliteStore(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "chmod", change)
+            with pytest.raises(StoreUnavailable, match="others can read the file"):
+                await store.put("k", b"a", generation=1, after=0, fence=None)
+        assert path.read_bytes() == b""
+        assert await store.put("k", b"a", generation=1, after=0, fence=None)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        await store.close()
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path
@@ -616,13 +710,14 @@ async def test_a_sqlite_file_of_the_first_version_gets_records_and_keeps_its_tok
     assert stored is not None
     assert (stored.generation, stored.sealed) == (5, b"a")
     version = await store.write("dial:k", b"b", after=0, seconds=60.0)
+    assert (await leased(store)).fence > 7
     assert await store.put("k", b"c", generation=6, after=5, fence=None)
     await store.close()
     store = SqliteStore(path)
     assert await store.get("dial:k") == Page(version, b"b")
     await store.close()
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 async def test_records_that_have_ended_leave_a_sqlite_file_a_few_with_each_write(tmp_path: Path) -> None:
@@ -715,7 +810,10 @@ async def main():
     listening = asyncio.create_task(store.listen(heard.put_nowait))
     await heard.get()
     version = await store.write("dial:k", b"a", after=0, seconds=60.0)
-    print(store.owner, version, flush=True)
+    lease = await store.lease("k", 60.0)
+    failed = await store.lease("failed", 60.0)
+    await store.release("failed", fence=failed.fence, hold=60.0)
+    print(store.owner, version, lease.fence, flush=True)
     await listening
 
 asyncio.run(main())
@@ -723,7 +821,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
+async def test_who_is_killed_is_not_alive_nor_has_a_lease_and_what_it_wrote_is_there(
     kind: str, tmp_path: Path, unused_tcp_port: int
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -741,10 +839,13 @@ async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
         )
         try:
             assert process.stdout is not None
-            owner, version = (await asyncio.to_thread(process.stdout.readline)).decode().split()
+            owner, version, fence = (await asyncio.to_thread(process.stdout.readline)).decode().split()
             assert await store.alive(owner)
             process.send_signal(signal.SIGSTOP)
             assert await store.alive(owner)
+            busy = await store.lease("k", 60.0)
+            assert isinstance(busy, Busy)
+            assert busy.working
         finally:
             process.kill()
             process.wait(timeout=10)
@@ -758,6 +859,15 @@ async def test_who_is_killed_is_not_alive_and_what_it_wrote_is_there(
 
         assert not await store.alive(owner)
         assert await store.get("dial:k") == Page(int(version), b"a")
+        lease = await leased(store)
+        assert lease.fence > int(fence)
+        assert not await store.put("k", b"late", generation=1, after=0, fence=int(fence))
+        assert isinstance(await store.lease("k", 60.0), Busy)
+        assert await store.put("k", b"good", generation=1, after=0, fence=lease.fence)
+        # That a refresh has failed holds whoever has begun it.
+        held = await store.lease("failed", 60.0)
+        assert isinstance(held, Busy)
+        assert (held.working, held.failures) == (False, 1)
 
 
 async def test_nobody_is_taken_for_dead_because_the_server_was_away(tmp_path: Path, unused_tcp_port: int) -> None:
@@ -963,6 +1073,9 @@ async def test_who_does_not_listen_to_redis_is_vouched_for_by_nobody(tmp_path: P
         with pytest.raises(StoreUnavailable):
             await one.vouched()
         assert not await other.alive(one.owner)
+        # Nor is its lease taken away, however it looks.
+        await leased(one)
+        assert isinstance(await other.lease("k", 30.0), Busy)
 
         listening = asyncio.create_task(one.listen(lambda _: None))
         await one.vouched()
@@ -993,6 +1106,55 @@ async def test_who_listens_to_redis_can_be_stopped_at_any_time(tmp_path: Path, u
 
     async with redis_server(tmp_path / "redis", unused_tcp_port):
         await asyncio.gather(*(stopped(0.49 + number / 4000) for number in range(120)))
+
+
+class CancelledAt:
+    """Some work, in a task that is cancelled at the await of that number; `reached` says whether there was one."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], number: int) -> None:
+        self.reached = False
+        self._work = work
+        self._number = number
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raised: BaseException | None = None
+        for number in count():
+            try:
+                awaited = self._work.send(None) if raised is None else self._work.throw(raised)
+            except StopIteration:
+                return
+            if number == self._number:
+                self.reached = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            try:
+                yield awaited
+                raised = None
+            except BaseException as exc:  # noqa: BLE001 - the work is told
+                raised = exc
+
+
+async def test_who_begins_to_listen_to_redis_can_be_stopped_at_each_step(tmp_path: Path, unused_tcp_port: int) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port):
+        for number in range(1000):
+            store = RedisStore(RedisServer("127.0.0.1", unused_tcp_port))
+            heard: list[str | None] = []
+            work = CancelledAt(store.listen(heard.append), number)
+
+            async def listening(work: CancelledAt = work) -> None:
+                await work
+
+            task = asyncio.create_task(listening())
+            ended, _ = await asyncio.wait([task], timeout=10)
+
+            assert ended, number
+            assert task.cancelled()
+            assert work.reached
+            await store.close()
+            if heard:  # from here on it goes round and round
+                return
+    raise AssertionError("it was never heard of")
 
 
 async def test_a_redis_that_loses_everything_is_noticed_by_who_listens(tmp_path: Path, unused_tcp_port: int) -> None:
@@ -1078,3 +1240,93 @@ async def test_redis_over_tls_with_a_user_and_a_password(
                 store.authenticate(good)
                 assert await store.read("k") is not None
             await store.close()
+
+
+async def test_a_password_that_redis_gets_or_loses_meanwhile_is_taken_and_nothing_is_logged_of_it(
+    tmp_path: Path, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port) as server:
+        without = RedisServer("127.0.0.1", server.port)
+        having = RedisServer("127.0.0.1", server.port, password=Secret("pass;word"))
+        store = RedisStore(without)
+        assert await store.put("k", b"a", generation=1, after=0, fence=None)
+
+        async def demanded(before: str | None, after: str) -> None:
+            """The server wants another password, also of who is connected."""
+            async with Redis(host="127.0.0.1", port=server.port, password=before) as client:
+                await client.config_set("requirepass", after)
+                await client.client_kill_filter(skipme=True)
+            with pytest.raises(StoreUnavailable):
+                await store.read("k")
+
+        await demanded(None, "pass;word")
+        with pytest.raises(StoreUnavailable):
+            await store.read("k")
+        store.authenticate(having)
+        assert await store.read("k") is not None
+
+        await demanded("pass;word", "")
+        store.authenticate(without)
+        assert await store.read("k") is not None
+        await store.close()
+    assert [record for record in caplog.records if record.name.startswith("redis")] == []
+
+
+async def test_a_redis_of_version_5_is_understood(tmp_path: Path, unused_tcp_port: int) -> None:
+    """It has no command for the newer protocol."""
+    password = ("--requirepass", "pass;word", "--rename-command", "HELLO", "")
+    async with redis_server(tmp_path / "redis", unused_tcp_port, *password) as server:
+        store = RedisStore(RedisServer("127.0.0.1", server.port, database=3, password=Secret("pass;word")))
+        heard: list[str | None] = []
+        listening = asyncio.create_task(store.listen(heard.append))
+        await until(lambda: heard)
+
+        lease = await leased(store)
+        assert await store.put("k", b"a", generation=1, after=0, fence=lease.fence)
+
+        assert await store.read("k") is not None
+        await until(lambda: heard == [None, "k"])
+        assert not await store.alive("0" * 32)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await store.close()
+
+
+@pytest.mark.parametrize("poison", [b"x", b"", b"-1", b"1.5", b"inf", b"nan", b"0x10", b"9" * 5000], ids=range(8))
+async def test_what_is_no_number_in_redis_is_unreadable_and_the_next_one_takes_its_place(
+    poison: bytes, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    async with redis_server(tmp_path / "redis", unused_tcp_port) as server:
+        lines = Lines()
+        seal = Seal([Secret(Fernet.generate_key())])
+        store = RedisStore(RedisServer("127.0.0.1", server.port))
+        vault = Vault("redis", store, seal, Log(LineWriter(lines)), Metrics("0"))
+        token = Token(Secret("a"), 5, 0.0, None)
+        assert await vault.put("k", token, after=0, fence=None)
+        version = await vault.write("dial:k", b"a", after=0, seconds=60.0)
+        async with server.client() as client:
+            for field in ("g", "f", "u", "w", "n"):
+                await client.hset("dial-gateway:token:k", field, poison)
+            await client.hset("dial-gateway:record:dial:k", "v", poison)
+
+        for _ in range(2):
+            assert await vault.token("k") == Shelved(0, None)
+            assert await vault.record("dial:k") == Kept(0, None)
+
+        assert [line["event"] for line in lines.all()] == ["store.unreadable", "store.unreadable"]
+        assert vault.available
+        assert not await vault.put("k", token, after=5, fence=None)
+        assert not await vault.erase("dial:k", after=version)
+        failing = await vault.lease("k", 30.0)
+        assert isinstance(failing, Lease)
+        async with server.client() as client:
+            await client.hset("dial-gateway:token:k", "n", poison)
+        await vault.release("k", fence=failing.fence, hold=0.001)
+        await asyncio.sleep(0.01)
+        lease = await vault.lease("k", 30.0)
+        assert isinstance(lease, Lease)
+        assert (lease.fence > failing.fence, lease.failures) == (True, 1)
+        assert await vault.put("k", token, after=0, fence=lease.fence)
+        assert await vault.token("k") == Shelved(5, token)
+        assert await vault.write("dial:k", b"b", after=0, seconds=60.0) > version
+        await vault.close()
