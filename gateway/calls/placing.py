@@ -159,7 +159,6 @@ class Desk:
                 return seat, hold
         raise Problem(problems.ACCOUNT_BUSY, "Each account that could be used has a call; nothing was sent.")
 
-
     async def _freed(self, line: str) -> bool:
         """Free a line whose call is over: the gateway that noted its end may have been killed before it did so."""
         holder = self.lines.records.last(line).call

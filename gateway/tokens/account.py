@@ -151,7 +151,7 @@ class Account:
         self.source = source
         self._life.lasts = lasts
         self._life.hurry()
-        self._sharing.move(self.source.key)
+        self._sharing.move(self.source.key, self.source.base)
         if token is None or not self._take(token):
             self._settle()
 
@@ -253,7 +253,7 @@ class Account:
         token = renewal.token
         self._life.succeed(self._wall())
         self._take(token)
-        self._sharing.move(self.source.key)
+        self._sharing.move(self.source.key, self.source.base)
         if renewal.kept:
             self._sharing.has(token.generation)
         if not renewal.obtained:

@@ -36,6 +36,7 @@ class AppliedSource:
 
     origin = "apply_token"
     renews = True
+    base = 0
 
     def __init__(  # noqa: PLR0913 - what a refresh needs
         self,

@@ -77,7 +77,9 @@ class Office:
         log, metrics = Log(LineWriter(self.lines)), Metrics("0")
         vault = Vault("memory", self.store, Seal(), Log(LineWriter(io.BytesIO())), metrics)
         user = User("gateway-sales", "Sales", "2023", "en")
-        source = AppliedSource(self.fabric, user, (b"somebody",), (b"somebody",), vault, lasts=HOUR, timeout=1.0, wall=self.wall)
+        source = AppliedSource(
+            self.fabric, user, (b"somebody",), (b"somebody",), vault, lasts=HOUR, timeout=1.0, wall=self.wall
+        )
         account = Account("sales", source, vault, log, metrics, lasts=HOUR, wall=self.wall)
         self.accounts.append(account)
         return account

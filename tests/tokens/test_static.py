@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 import yaml
+from cryptography.fernet import Fernet
 
 from gateway.server import Server
 from gateway.simulator import Fault, Simulator
@@ -114,6 +116,49 @@ async def test_requests_that_wait_for_a_connection_do_not_send_a_token_refused_m
         "upstream-credential-rejected"
     ]
     assert len(simulator.creates()) == 1
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_what_nslb_makes_of_a_value_is_taken_by_a_replica_that_has_had_more_values(
+    farm: Farm, tmp_path: Path, hears: bool
+) -> None:
+    simulator = await farm.simulator(renew_in_band="cookie")
+    key = tmp_path / "encryption-key"
+    key.write_bytes(Fernet.generate_key())
+    shared = {"store": {"url": f"sqlite://{tmp_path}/state.db", "encryption_keys": [{"file": str(key)}]}}
+    older = await farm.gateway(simulator, shared)
+    value = ""
+    for _ in range(2):
+        value = simulator.issue_token("gateway-sales")
+        older.token_file.write_text(value)
+        assert await older.server.reload()
+    assert (await older.dial()).status == 201
+    younger = await farm.gateway(simulator, shared, token=value)
+    account, other = (gateway.server._gateway.roster.accounts["sales"] for gateway in (older, younger))
+    assert (account.generation, other.generation) == (3, 1)
+    assert (await younger.dial()).status == 201
+    simulator.expire()
+    assert (await younger.dial()).status == 201
+    await until(lambda: not other._sharing.running)
+    if hears:
+        await until(lambda: account.generation == 4)
+
+    answers = [await gateway.dial() for gateway in (older, younger, older)]
+
+    assert [answer.status for answer in answers] == [201] * 3
+    assert {request.cookies()["ccmessaging-token"] for request in simulator.creates()[-3:]} == {
+        simulator.tokens.current("gateway-sales")
+    }
+    assert (account.generation, other.generation) == (4, 2)
+    # The next value begins anew at both, whatever was made of the one before.
+    last = simulator.issue_token("gateway-sales")
+    for gateway in (younger, older):
+        gateway.token_file.write_text(last)
+        assert await gateway.server.reload()
+    assert [(await gateway.dial()).status for gateway in (older, younger)] == [201, 201]
+    assert (account.generation, other.generation) == (5, 3)
+    assert [request.cookies()["ccmessaging-token"] for request in simulator.creates()[-2:]] == [last, last]
+    assert simulator.nslb.renewals == 1
 
 
 async def test_an_account_that_is_taken_out_of_the_configuration_leaves_no_trace(farm: Farm) -> None:
