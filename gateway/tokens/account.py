@@ -252,7 +252,7 @@ class Account:
     def _succeeded(self, trigger: Trigger, renewal: Renewal, duration: float) -> None:
         token = renewal.token
         self._life.succeed(self._wall())
-        self._take(token)
+        self._take(token, alone=renewal.alone)
         self._sharing.move(self.source.key, self.source.base)
         if renewal.kept:
             self._sharing.has(token.generation)
@@ -282,10 +282,10 @@ class Account:
             duration=round(duration, 6),
         )
 
-    def _take(self, token: Token, *, in_band: bool = False) -> bool:
+    def _take(self, token: Token, *, in_band: bool = False, alone: bool = False) -> bool:
         """Take a newer token. The session goes on only if it is visibly the same user's."""
         before = self._life.token
-        if not self._life.take(token, in_band=in_band):
+        if not self._life.take(token, in_band=in_band, alone=alone):
             return False
         user = user_of(token.value)
         if before is None or user is None or user != user_of(before.value):

@@ -2,7 +2,7 @@
 
 Owns the order of things that keeps replicas from ending each other's tokens: look into the store, take the lease,
 look again, apply, write under the lease, over whatever NSLB sent meanwhile. Refuses to apply alone while the present
-token can still be sent: whoever can't see the others might take theirs away.
+token can still be sent, or while somebody else does: whoever can't see the others might take theirs away.
 """
 
 from __future__ import annotations
@@ -74,8 +74,19 @@ class AppliedSource:
             # Asked now, and not when this began: news may have come in between.
             if attempt.usable(self._wall()) is not None:
                 raise Postponed(_STORE_AGAIN_SECONDS) from None
+            self._wait_alone(attempt)
             token = self._numbered(await self._apply(attempt), attempt, after=0)
-            return Renewal(token, obtained=True, kept=False)
+            return Renewal(token, obtained=True, kept=False, alone=True)
+
+    def _wait_alone(self, attempt: Attempt) -> None:
+        """Apply for nothing yet if somebody else does. Raises `RefreshFailed`, and from then on `Postponed`."""
+        known = attempt.displaced
+        wait = attempt.wait_alone(self._wall())
+        # The store is looked after all the while: it may be back long before that.
+        if wait > 0 and attempt.displaced > known:
+            raise RefreshFailed("displaced", min(wait, _STORE_AGAIN_SECONDS)) from None
+        if wait > 0:
+            raise Postponed(min(wait, _STORE_AGAIN_SECONDS)) from None
 
     async def _in_turn(self, attempt: Attempt) -> Renewal:
         lease = await self._lease(attempt)

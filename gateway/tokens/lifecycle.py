@@ -4,7 +4,8 @@ Owns the states of a token and every rule about time. Refuses clocks, tasks and 
 what follows comes out.
 
 How many refreshes there can be (the bound that the README documents): one at a time; after a failure the next one
-comes after a random time of 1 to 2, 4, 8 … 60 seconds; and however they end, `BURST` in a row and one every
+comes after a random time of 1 to 2, 4, 8 … 60 seconds; so it does when a token that was applied for without the store
+was refused before its time, because somebody else applies as well; and however they end, `BURST` in a row and one every
 `REFILL_SECONDS` from then on.
 """
 
@@ -93,6 +94,10 @@ class Lifecycle:
         self._allowance = float(BURST)
         self._counted = 0.0
         self._latest = 0.0
+        self._alone = False
+        self.displaced = 0  # tokens in a row that were applied for alone, and that somebody else ended
+        self._last_displaced = 0
+        self._not_alone_before = 0.0
         self.failures = 0
 
     # --- what it is
@@ -121,10 +126,17 @@ class Lifecycle:
 
     # --- what happens to it
 
-    def take(self, token: Token, *, in_band: bool = False) -> bool:
-        """Take the place of the present token; `False` (and nothing changes) for one that is no newer."""
+    def take(self, token: Token, *, in_band: bool = False, alone: bool = False) -> bool:
+        """Take the place of the present token; `False` (and nothing changes) for one that is no newer.
+
+        `alone` says that it was applied for without the store, so that nobody else knows of it.
+        """
         if token.generation <= self.generation:
             return False
+        if not in_band:  # what NSLB makes of a token is as well known as that was
+            self._alone = alone
+            if not alone:
+                self.displaced = 0
         self.token = token
         self._brought_by_nslb = in_band
         self.failures = 0
@@ -183,6 +195,25 @@ class Lifecycle:
         if self.token is None or self.token.expires is None or not self.renews:
             return None
         return max(self._half(self.token) - now, self.wait(now))
+
+    def wait_alone(self, now: float) -> float:
+        """For how many seconds no token may be applied for without the store, when none is left that may be sent.
+
+        One that was applied for so, and that NSLB refused before its time, was ended by somebody whom we can't see. Who
+        ends that one's token in return does harm to all of them: so each time it waits longer.
+        """
+        token = self.token
+        if token is None or not self._alone:
+            return 0.0
+        if token.generation > self._refused:
+            self.displaced = 0  # it has lived to its end
+            return 0.0
+        if token.generation > self._last_displaced and (token.expires is None or now < token.expires):
+            self._last_displaced = token.generation
+            self.failures = self.displaced
+            self.displaced += 1
+            self._not_alone_before = now + backoff(self.displaced)
+        return max(0.0, self._not_alone_before - now)
 
     def begin(self, trigger: Trigger, now: float) -> Attempt:
         """A refresh begins."""
@@ -243,6 +274,7 @@ class Lifecycle:
             # The clock was set back: what is to be waited for does not get longer by that.
             self._not_before -= self._latest - now
             self._not_hurried_before -= self._latest - now
+            self._not_alone_before -= self._latest - now
             self._counted -= self._latest - now
         self._latest = now
         if not self.renews:
@@ -270,6 +302,15 @@ class Attempt:
         """The same, if it makes the refresh needless."""
         token = self._life.usable(now)
         return token if token is not None and token.generation > self.generation else None
+
+    @property
+    def displaced(self) -> int:
+        """How many tokens in a row were applied for alone, and then ended by somebody else."""
+        return self._life.displaced
+
+    def wait_alone(self, now: float) -> float:
+        """For how many seconds it must not apply without the store."""
+        return self._life.wait_alone(now)
 
     def ask(self) -> None:
         """An application goes out, or is out already."""

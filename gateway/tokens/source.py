@@ -35,11 +35,16 @@ class Postponed(Exception):  # noqa: N818 - it names a state
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A newer token. `obtained` says that it was obtained here and now, `kept` that the store has it."""
+    """A newer token.
+
+    `obtained` says that it was obtained here and now, `kept` that the store has it, `alone` that it was obtained
+    without the store.
+    """
 
     token: Token
     obtained: bool
     kept: bool
+    alone: bool = False
 
 
 class Source(Protocol):

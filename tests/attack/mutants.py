@@ -554,6 +554,13 @@ MUTANTS: Final = (
         "tests/real/test_replicas.py::test_while_redis_is_gone_nobody_refreshes_alone_before_its_token_is_over",
     ),
     Mutant(
+        "who was displaced while it was alone waits until it applies alone again",
+        "gateway/tokens/applied.py",
+        "            self._wait_alone(attempt)\n",
+        "",
+        "tests/tokens/test_turns.py",
+    ),
+    Mutant(
         "a token is opened only for whom it was sealed",
         "gateway/store/sealing.py",
         '            if document["key"] != key or document["generation"] != stored.generation:\n',

@@ -251,6 +251,34 @@ async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Of
     assert renewal.token.generation > 3
 
 
+async def test_without_a_store_who_is_displaced_waits_and_asks_the_store_all_the_while(office: Office) -> None:
+    office.store.away = True
+    life = Lifecycle(3600.0, renews=True)
+    alone = await office.source.renew(attempt(life))
+    assert alone.alone
+    life.take(alone.token, alone=True)
+    life.succeed(NOW)
+    life.refuse(alone.token.generation)
+
+    with pytest.raises(RefreshFailed) as raised:
+        await office.source.renew(attempt(life))
+    assert (raised.value.reason, raised.value.wait) == ("displaced", 1.0)
+    life.fail(NOW, "displaced", 1.0)
+    with pytest.raises(Postponed):
+        await office.source.renew(attempt(life))
+    assert office.simulator.fabric.apply_token_requests == 1
+
+    # Who has displaced it is there again with the store, or may be displaced in its turn.
+    office.store.away = False
+    token = await office.keep(alone.token.generation + 7)
+    assert (await office.source.renew(attempt(life))).token == token
+    office.store.away = True
+    office.store.now += 2.0
+    renewal = await office.source.renew(attempt(life))
+    assert (renewal.alone, renewal.token.generation > alone.token.generation) == (True, True)
+    assert office.simulator.fabric.apply_token_requests == 2
+
+
 async def test_who_finds_another_at_work_waits_for_its_token(office: Office) -> None:
     lease = await office.vault.lease(office.source.key, 60.0)
     assert isinstance(lease, Lease)

@@ -113,6 +113,66 @@ def test_a_failure_is_told_waited_for_and_forgotten_with_the_next_success() -> N
     assert life.state(half + 8.0) is State.FRESH
 
 
+def alone(generation: int, now: float, life: Lifecycle) -> None:
+    """It applies for a token without the store."""
+    life.begin(Trigger.REFUSED, now)
+    assert life.take(token(generation, now), alone=True)
+    life.succeed(now)
+
+
+def test_who_is_displaced_while_it_is_alone_waits_longer_each_time_up_to_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    life, now, waits = fresh(), 10.0, []
+    life.refuse(1)
+    # What was known to all may be refused for any reason: nobody is known to have ended it.
+    assert life.wait_alone(now) == 0.0
+    for generation in range(2, 11):
+        alone(generation, now, life)
+        life.refuse(generation)
+        waits.append(life.wait_alone(now))
+        assert life.displaced == len(waits)
+        # Asked again, it is the same one.
+        assert life.wait_alone(now + 0.5) == waits[-1] - 0.5
+        assert life.displaced == len(waits)
+        life.begin(Trigger.REFUSED, now)
+        life.fail(now, "displaced", 1.0)
+        # The first time the next token is worth waiting for, and later it is not.
+        assert (life.second_try(now) is not None) is (len(waits) == 1)
+        now += waits[-1]
+        assert life.wait_alone(now) == 0.0
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize("end", ["by itself", "known to all"])
+def test_who_is_not_displaced_any_more_waits_for_nothing_alone(end: str) -> None:
+    life = fresh()
+    for generation in (2, 3):
+        alone(generation, 10.0, life)
+        life.refuse(generation)
+        assert life.wait_alone(10.0) > 0.0
+    alone(4, 100.0, life)
+    now = 100.0
+    if end == "by itself":
+        now += HOUR
+    else:
+        life.take(token(5, 100.0))
+        life.refuse(5)
+
+    assert life.wait_alone(now) == 0.0
+    assert life.displaced == 0
+
+
+def test_what_nslb_makes_of_a_token_that_nobody_else_knows_is_as_little_known() -> None:
+    life = fresh()
+    alone(2, 10.0, life)
+    life.take(token(3, 11.0), in_band=True)
+    life.refuse(3)
+
+    assert life.wait_alone(11.0) > 0.0
+
+
 def test_the_second_try_is_worth_waiting_for_and_the_third_is_not() -> None:
     life = fresh()
     life.refuse(1)

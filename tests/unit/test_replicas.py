@@ -268,10 +268,21 @@ class Replicas(RuleBasedStateMachine):
         if trigger is None or replica.lease is not None or replica.life.usable(now) is not None:
             return
         attempt = replica.life.begin(trigger, now)
+        displaced = attempt.displaced
+        wait = attempt.wait_alone(now)
+        if wait > 0:
+            # Only who was displaced waits, and never longer than a minute.
+            assert attempt.displaced > 0
+            assert wait <= 60.0
+            if attempt.displaced > displaced:
+                replica.life.fail(now, "displaced", min(wait, 1.0))
+            else:
+                replica.life.postpone(now, min(wait, 1.0))
+            return
         self.disorder = True
         token = self.numbered(replica, attempt, self.obtain(replica), 0)
         replica.life.succeed(now)
-        assert replica.life.take(token)
+        assert replica.life.take(token, alone=True)
 
     @precondition(lambda self: self.centre.issued)
     @rule()
