@@ -89,11 +89,12 @@ class AppliedSource:
             raise Postponed(min(wait, _STORE_AGAIN_SECONDS)) from None
 
     async def _in_turn(self, attempt: Attempt) -> Renewal:
-        lease = await self._lease(attempt)
-        if isinstance(lease, Renewal):
-            return lease
+        turn = await self._lease(attempt)
+        if isinstance(turn, Renewal):
+            return turn
+        lease, until = turn
         try:
-            renewal = await self._under(lease, attempt)
+            renewal = await self._under(lease, until, attempt)
         except RefreshFailed as failure:
             # The next one waits, whichever replica it is: the fabric sees one of them.
             failure.wait = backoff(lease.failures + 1)
@@ -106,8 +107,8 @@ class AppliedSource:
             await self._release(lease, 0.0)
         return renewal
 
-    async def _lease(self, attempt: Attempt) -> Lease | Renewal:
-        """Leave to apply for a token, or the token that somebody else has applied for meanwhile."""
+    async def _lease(self, attempt: Attempt) -> tuple[Lease, float] | Renewal:
+        """Leave to apply for a token, and until when at least, or the token that somebody else has applied for."""
         working = False
         while True:
             token = attempt.newer(self._wall())
@@ -116,9 +117,10 @@ class AppliedSource:
                 return Renewal(token, obtained=False, kept=False)
             if (known := self._known(await self._vault.token(self._key), attempt)) is not None:
                 return known
+            until = self._wall() + self._timeout + _LEASE_MARGIN_SECONDS
             lease = await self._vault.lease(self._key, self._timeout + _LEASE_MARGIN_SECONDS)
             if isinstance(lease, Lease):
-                return lease
+                return lease, until
             if not lease.working:
                 raise Postponed(lease.seconds, max(1, lease.failures))
             attempt.ask()
@@ -127,7 +129,7 @@ class AppliedSource:
             # Those who wait for that have a patience of their own.
             await asyncio.sleep(min(_LOOK_SECONDS, max(0.001, lease.seconds)))
 
-    async def _under(self, lease: Lease, attempt: Attempt) -> Renewal:
+    async def _under(self, lease: Lease, until: float, attempt: Attempt) -> Renewal:
         """The token that is applied for under a lease, unless there is one by now."""
         # Whoever had the lease before may have written in the moment before it was ours.
         shelved = await self._vault.token(self._key)
@@ -138,13 +140,15 @@ class AppliedSource:
             return Renewal(token, obtained=False, kept=False)
         token = await self._apply(attempt)
         try:
-            return await self._written(token, shelved, lease, attempt)
+            return await self._written(token, shelved, lease, until, attempt)
         except StoreUnavailable:
             # The lease is left to end by itself: the token may have been written, which ended it.
             token = self._numbered(token, attempt, after=standing.generation_of(shelved))
             return Renewal(token, obtained=True, kept=False)
 
-    async def _written(self, token: Token, shelved: Shelved | None, lease: Lease, attempt: Attempt) -> Renewal:
+    async def _written(
+        self, token: Token, shelved: Shelved | None, lease: Lease, until: float, attempt: Attempt
+    ) -> Renewal:
         """Write the token that was applied for over what is in the store, or take what was applied for since."""
         after: int | None = standing.generation_of(shelved)
         for _ in range(_MOST_WRITES):
@@ -157,6 +161,10 @@ class AppliedSource:
             after = standing.again(shelved, after)
         if (known := self._known(shelved, attempt)) is not None:
             return known
+        if self._wall() < until:
+            # Nobody can have had the next lease: the store has lost ours, and is given the token like any that it lost.
+            token = self._numbered(token, attempt, after=standing.generation_of(shelved))
+            return Renewal(token, obtained=True, kept=False)
         raise RefreshFailed("too_late")
 
     async def _apply(self, attempt: Attempt) -> Token:

@@ -561,6 +561,20 @@ MUTANTS: Final = (
         "tests/tokens/test_turns.py",
     ),
     Mutant(
+        "a token that was made while the store lost everything is kept",
+        "gateway/tokens/applied.py",
+        "        if self._wall() < until:\n",
+        "        if False:\n",
+        "tests/tokens/test_turns.py",
+    ),
+    Mutant(
+        "who stalled until its lease was over keeps nothing",
+        "gateway/tokens/applied.py",
+        "        if self._wall() < until:\n",
+        "        if True:\n",
+        "tests/tokens/test_turns.py",
+    ),
+    Mutant(
         "a token is opened only for whom it was sealed",
         "gateway/store/sealing.py",
         '            if document["key"] != key or document["generation"] != stored.generation:\n',

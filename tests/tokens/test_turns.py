@@ -12,6 +12,7 @@ from gateway.config import ClientTLS
 from gateway.model import Secret, Token
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
 from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
+from gateway.store.shelf import Shelf as Tokens
 from gateway.telemetry import LineWriter, Log, Metrics
 from gateway.tokens import ApiFabric, App, AppliedSource, RefreshFailed, User
 from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger
@@ -221,6 +222,28 @@ async def test_who_stalls_until_the_lease_is_over_writes_nothing_and_waits(offic
     assert raised.value.wait is not None
     assert raised.value.wait >= 1.0
     assert await office.vault.token(office.source.key) is None
+
+
+@pytest.mark.parametrize("had", [True, False])
+async def test_a_store_that_loses_everything_while_the_fabric_is_asked_costs_no_token(
+    office: Office, had: bool
+) -> None:
+    life = life_with(await office.keep(5)) if had else None
+
+    def lose() -> None:
+        office.store._shelf = Tokens()
+
+    office.store.before_put = lose
+
+    renewal = await office.source.renew(attempt(life))
+
+    # Its account gives it to the store, which has nothing, and keeps nobody from it.
+    assert (renewal.obtained, renewal.kept, renewal.alone) == (True, False, False)
+    assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
+    assert renewal.token.generation > 5
+    assert office.simulator.fabric.apply_token_requests == 1
+    assert await office.vault.token(office.source.key) is None
+    assert isinstance(await office.vault.lease(office.source.key, 1.0), Lease)
 
 
 async def test_a_store_that_goes_while_the_fabric_is_asked_costs_no_token(office: Office) -> None:

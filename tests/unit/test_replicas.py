@@ -224,6 +224,11 @@ class Replicas(RuleBasedStateMachine):
             replica.life.succeed(now)
             replica.life.take(known)
             replica.known = known.generation
+        elif self.now < replica.leased_until:
+            # The store has lost the lease, and the token is kept: as far as anybody knows it is the last.
+            token = self.numbered(replica, attempt, replica.fetched, standing.generation_of(shelved))
+            replica.life.succeed(now)
+            assert replica.life.take(token)
         else:
             self.shelf.release(KEY, fence=lease.fence, hold=1.0, now=self.now)
             replica.life.fail(now, "too_late", 1.0)
