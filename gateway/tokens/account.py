@@ -45,10 +45,8 @@ class Account:
         lasts: float,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
         self.source = source
-        # The same for all replicas that call for this user, and no other: it has one current call.
-        self.line = source.line or hashlib.sha256(f"static\0{name}".encode()).hexdigest()
+        self._be(name)
         self._log = log
         self._metrics = metrics
         self._wall = wall
@@ -62,6 +60,11 @@ class Account:
         self._resting = False
         self._changed: asyncio.Event = asyncio.Event()
         metrics.expect_refreshes(name, tuple(Trigger))
+
+    def _be(self, name: str) -> None:
+        self.name = name
+        # The same for all replicas that call for this user, and no other: it has one current call.
+        self.line = self.source.line or hashlib.sha256(f"static\0{name}".encode()).hexdigest()
 
     # --- for a request
 
@@ -143,12 +146,16 @@ class Account:
         """Take the token that the configuration brings."""
         self._take(token)
 
-    def follow(self, source: Source, lasts: float, token: Token | None = None) -> None:
+    def follow(self, name: str, source: Source, lasts: float, token: Token | None = None) -> None:
         """Go on under a new configuration: with a source for the same user, and a token if it brings a new one.
 
         Somebody has looked after it, so what failed may be tried again at once.
         """
         self.source = source
+        if name != self.name:
+            self._be(name)
+            self._metrics.expect_refreshes(name, tuple(Trigger))
+            self._show_end()
         self._life.lasts = lasts
         self._life.hurry()
         self._sharing.move(self.source.key, self.source.base)
@@ -291,8 +298,7 @@ class Account:
         if before is None or user is None or user != user_of(before.value):
             self._session.end()
         self._settle()
-        if token.expires is not None and not self._resting:
-            self._metrics.token_expires(self.name, token.expires)
+        self._show_end()
         self._tell()
         self._sleep(self._wall())
         return True
@@ -305,6 +311,16 @@ class Account:
             return
         self._credential = self._session.credential(token)
         self._ends = math.inf if token.expires is None else token.expires
+
+    def _show_end(self) -> None:
+        """Show when the token ends, if that is known."""
+        token = self._life.token
+        if self._resting or token is None:
+            return
+        if token.expires is not None:
+            self._metrics.token_expires(self.name, token.expires)
+        else:
+            self._metrics.forget_account(self.name)
 
     def _tell(self) -> None:
         """Wake those who wait for a token."""

@@ -51,11 +51,11 @@ class StaticSource:
         """The token that the configuration brought."""
         return Token(self._value, standing.FIRST_GENERATION, self._wall())
 
-    def follow(self, value: Secret, read: Callable[[], Secret], origin: str, generation: int) -> Token | None:
-        """Go on under a new configuration, after that generation; the token that is there now, if it is another."""
-        self._read = read
-        self.origin = origin
-        return self._replaced(value, generation)
+    def follow(self, other: StaticSource, generation: int) -> Token | None:
+        """Go on in the place of another one, after that generation; the token that is there, if it is another."""
+        self._read = other._read
+        self.origin = other.origin
+        return self._replaced(other._value, generation)
 
     async def renew(self, attempt: Attempt) -> Renewal:
         """What is kept there now, if it is another value than the last time, or what another replica knows."""
