@@ -152,7 +152,10 @@ class Lifecycle:
             return None
         # The next number, and none of the clock: what was applied for since then is the later one, whatever the clocks
         # say. Its time began after the request was sent; when, nobody tells.
-        return Token(value, generation + 1, now, sent + self.lasts)
+        if self.renews:
+            return Token(value, generation + 1, now, sent + self.lasts)
+        # NSLB makes the next one of it when it is over, and nobody else does: so it is sent until that is refused.
+        return Token(value, generation + 1, now)
 
     def refuse(self, generation: int) -> None:
         """NSLB refused the token of that generation (401): if it is the present one, it is not sent again."""
