@@ -18,7 +18,7 @@ from gateway.model import Credential, Secret, Token
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Log, Metrics
-from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger, backoff
+from gateway.tokens.lifecycle import ELSEWHERE, Attempt, Lifecycle, Trigger, backoff
 from gateway.tokens.session import Session, user_of
 from gateway.tokens.sharing import Sharing
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
@@ -237,6 +237,9 @@ class Account:
         try:
             renewal = await self.source.renew(attempt)
         except Postponed as later:
+            # Of those that another replica has tried and failed, the first one: that one tells of each.
+            if later.failures and not self._life.failures:
+                self._tell_failure(trigger, ELSEWHERE, later.wait)
             self._life.postpone(self._wall(), later.wait, later.failures)
         except RefreshFailed as failure:
             wait = failure.wait if failure.wait is not None else backoff(self._life.failures + 1)
@@ -266,13 +269,8 @@ class Account:
         if not renewal.obtained:
             return
         self._metrics.token_refreshed(self.name, trigger, "success", duration)
-        self._log.info(
-            "token.refreshed",
-            account=self.name,
-            trigger=trigger,
-            generation=token.generation,
-            duration=round(duration, 6),
-        )
+        told = {"trigger": trigger, "generation": token.generation, "duration": round(duration, 6)}
+        self._log.info("token.refreshed", account=self.name, **told)
 
     def _failed(self, trigger: Trigger, reason: str, wait: float, duration: float) -> None:
         last = self._life.last
@@ -280,14 +278,11 @@ class Account:
         if not self.source.renews and last is not None and last.failure == reason:
             return  # each request asks again, and what it hears is in its own line
         self._metrics.token_refreshed(self.name, trigger, "failure", duration)
-        self._log.warning(
-            "token.refresh_failed",
-            account=self.name,
-            trigger=trigger,
-            reason=reason,
-            retry_in=round(wait, 3),
-            duration=round(duration, 6),
-        )
+        self._tell_failure(trigger, reason, wait, duration=round(duration, 6))
+
+    def _tell_failure(self, trigger: Trigger, reason: str, wait: float, **more: float) -> None:
+        told = {"trigger": trigger, "reason": reason, "retry_in": round(wait, 3), **more}
+        self._log.warning("token.refresh_failed", account=self.name, **told)
 
     def _take(self, token: Token, *, in_band: bool = False, alone: bool = False) -> bool:
         """Take a newer token. The session goes on only if it is visibly the same user's."""

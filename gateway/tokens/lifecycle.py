@@ -20,6 +20,7 @@ from gateway.model import Secret, Token
 
 BURST: Final = 10
 REFILL_SECONDS: Final = 2.0
+ELSEWHERE: Final = "elsewhere"
 _LEAST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 60.0
 _MOST_DOUBLINGS: Final = 6
@@ -51,7 +52,10 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last refresh that was tried: when it ended (epoch seconds), why it began, and what failed, if it did."""
+    """The last refresh that was tried: when it ended (epoch seconds), why it began, and what failed, if it did.
+
+    `ELSEWHERE` stands for what failed at another replica.
+    """
 
     at: float
     trigger: Trigger
@@ -240,6 +244,9 @@ class Lifecycle:
         """It has not been tried after all, and may be in so many seconds, after so many failures of other replicas."""
         if failures:
             self.failures = failures
+            # Why it failed there is not known here; what failed here is still of use.
+            if self._attempt is not None and (self.last is None or self.last.failure in {None, ELSEWHERE}):
+                self.last = Last(now, self._attempt, ELSEWHERE)
         self._attempt = None
         self.asked = False
         self._not_hurried_before = now + wait

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -313,6 +314,29 @@ async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_replica_its_calls
     assert office.sent == [office.current] * 10
     # The one whose answer got lost, and the next.
     assert office.applications == 3
+
+
+def has_failed(account: Account) -> bool:
+    return account.status()["state"] == "failed"
+
+
+async def test_a_replica_that_was_not_its_turn_says_once_that_another_one_failed(office: Office) -> None:
+    office.simulator.fault(Fault("status", operation="applyToken", times=None, status=500))
+    one, other = office.replica(), office.replica()
+    for _ in range(3):
+        for account in (one, other):
+            account.tend()
+            await until(partial(has_failed, account))
+        office.now += 61.0
+
+    failed = office.lines.of("token.refresh_failed")
+    assert [line["reason"] for line in failed].count("elsewhere") == 1
+    (line,) = [line for line in failed if line["reason"] == "elsewhere"]
+    assert (line["account"], line["trigger"], line["level"]) == ("sales", "start", "warning")
+    for account in (one, other):
+        status = account.status()
+        assert (status["state"], status["last_refresh"]["result"]) == ("failed", "failure")
+    assert other.status()["last_refresh"]["reason"] == "elsewhere"
 
 
 async def test_after_the_second_failure_nobody_waits_for_the_third_try_at_any_replica(office: Office) -> None:

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import Secret, Token
-from gateway.tokens.lifecycle import BURST, REFILL_SECONDS, Lifecycle, State, Trigger, backoff, next_generation
+from gateway.tokens.lifecycle import (
+    BURST,
+    ELSEWHERE,
+    REFILL_SECONDS,
+    Last,
+    Lifecycle,
+    State,
+    Trigger,
+    backoff,
+    next_generation,
+)
 
 HOUR = 3600.0
 
@@ -111,6 +121,25 @@ def test_a_failure_is_told_waited_for_and_forgotten_with_the_next_success() -> N
     assert life.failures == 0
     assert life.last.failure is None
     assert life.state(half + 8.0) is State.FRESH
+
+
+def test_what_fails_at_another_replica_is_told_as_far_as_it_is_known_here() -> None:
+    life = Lifecycle(HOUR, renews=True)
+    life.begin(Trigger.START, 5.0)
+    life.postpone(5.0, 4.0)
+    # Another one is at work, and nothing has failed.
+    assert (life.last, life.state(5.0)) == (None, State.ABSENT)
+    life.begin(Trigger.START, 9.0)
+    life.postpone(9.0, 4.0, failures=2)
+
+    assert life.last == Last(9.0, Trigger.START, ELSEWHERE)
+    assert life.state(9.0) is State.FAILED
+
+    life.begin(Trigger.START, 13.0)
+    life.fail(13.0, "refused", 8.0)
+    life.begin(Trigger.START, 21.0)
+    life.postpone(21.0, 8.0, failures=4)
+    assert life.last == Last(13.0, Trigger.START, "refused")
 
 
 def alone(generation: int, now: float, life: Lifecycle) -> None:
