@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -22,6 +23,8 @@ from gateway.tokens.source import Postponed, RefreshFailed, Renewal
 
 _LOOK_SECONDS: Final = 0.05
 _STORE_AGAIN_SECONDS: Final = 1.0
+# For how long a store is asked again before a token is applied for without it: less than the patience of who waits.
+_STORE_MOMENT_SECONDS: Final = 1.0
 # What is left of the lease when the fabric has had all of its time: for writing what it brought.
 _LEASE_MARGIN_SECONDS: Final = 5.0
 _MOST_WRITES: Final = 3
@@ -68,15 +71,23 @@ class AppliedSource:
 
     async def renew(self, attempt: Attempt) -> Renewal:
         """See `Source.renew`."""
-        try:
-            return await self._in_turn(attempt)
-        except StoreUnavailable:
-            # Asked now, and not when this began: news may have come in between.
-            if attempt.usable(self._wall()) is not None:
-                raise Postponed(_STORE_AGAIN_SECONDS) from None
-            self._wait_alone(attempt)
-            token = self._numbered(await self._apply(attempt), attempt, after=0)
-            return Renewal(token, obtained=True, kept=False, alone=True)
+        loop = asyncio.get_running_loop()
+        give_up = math.inf
+        while True:
+            try:
+                return await self._in_turn(attempt)
+            except StoreUnavailable:
+                # Asked now, and not when this began: news may have come in between.
+                if attempt.usable(self._wall()) is not None:
+                    raise Postponed(_STORE_AGAIN_SECONDS) from None
+                self._wait_alone(attempt)
+            # A store that is busy for a moment is no reason to end what another one has.
+            give_up = min(give_up, loop.time() + _STORE_MOMENT_SECONDS)
+            if loop.time() >= give_up:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        token = self._numbered(await self._apply(attempt), attempt, after=0)
+        return Renewal(token, obtained=True, kept=False, alone=True)
 
     def _wait_alone(self, attempt: Attempt) -> None:
         """Apply for nothing yet if somebody else does. Raises `RefreshFailed`, and from then on `Postponed`."""

@@ -549,15 +549,22 @@ MUTANTS: Final = (
     Mutant(
         "nobody refreshes alone while the token can be sent",
         "gateway/tokens/applied.py",
-        "            if attempt.usable(self._wall()) is not None:\n",
-        "            if False:\n",
+        "                if attempt.usable(self._wall()) is not None:\n",
+        "                if False:\n",
         "tests/real/test_replicas.py::test_while_redis_is_gone_nobody_refreshes_alone_before_its_token_is_over",
     ),
     Mutant(
         "who was displaced while it was alone waits until it applies alone again",
         "gateway/tokens/applied.py",
-        "            self._wait_alone(attempt)\n",
-        "",
+        "                self._wait_alone(attempt)\n",
+        "                pass\n",
+        "tests/tokens/test_turns.py",
+    ),
+    Mutant(
+        "a store that is busy for a moment is asked again before anybody applies alone",
+        "gateway/tokens/applied.py",
+        "            if loop.time() >= give_up:\n",
+        "            if True:\n",
         "tests/tokens/test_turns.py",
     ),
     Mutant(

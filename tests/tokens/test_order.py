@@ -317,7 +317,7 @@ async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_replica_its_calls
 
 
 def has_failed(account: Account) -> bool:
-    return account.status()["state"] == "failed"
+    return bool(account.status()["state"] == "failed")
 
 
 async def test_a_replica_that_was_not_its_turn_says_once_that_another_one_failed(office: Office) -> None:

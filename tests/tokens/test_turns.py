@@ -31,6 +31,7 @@ class Shelf(MemoryStore):
         super().__init__(lambda: self.now)
         self.before_put: Callable[[], None] = lambda: None
         self.away = False
+        self.comes_back_after = 0
         self.goes_after_put = False
         self.after_lease: Callable[[], None] = lambda: None
         self.leases = 0
@@ -43,6 +44,9 @@ class Shelf(MemoryStore):
         return given
 
     async def read(self, key: str) -> Stored | None:
+        if self.comes_back_after:
+            self.comes_back_after -= 1
+            raise StoreUnavailable("locked")
         if self.away:
             raise StoreUnavailable("gone")
         return await super().read(key)
@@ -272,6 +276,16 @@ async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Of
     renewal = await office.source.renew(attempt(refused))
     assert (renewal.obtained, renewal.kept) == (True, False)
     assert renewal.token.generation > 3
+
+
+async def test_a_store_that_is_busy_for_a_moment_is_asked_again_before_anybody_applies_alone(office: Office) -> None:
+    token = await office.keep(5)
+    office.store.comes_back_after = 3
+
+    renewal = await office.source.renew(attempt())
+
+    assert (renewal.token, renewal.obtained, renewal.kept) == (token, False, True)
+    assert office.simulator.fabric_received == []
 
 
 async def test_without_a_store_who_is_displaced_waits_and_asks_the_store_all_the_while(office: Office) -> None:
