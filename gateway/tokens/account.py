@@ -26,6 +26,7 @@ from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
 _MOST_SLEEP_SECONDS: Final = 60.0
 _LEAST_SLEEP_SECONDS: Final = 0.01
 _LAST_SECONDS: Final = 1.0
+_SPREAD: Final = 0.05
 
 
 class Account:
@@ -50,7 +51,7 @@ class Account:
         self._log = log
         self._metrics = metrics
         self._wall = wall
-        self._life = Lifecycle(lasts, renews=source.renews)
+        self._life = Lifecycle(lasts, renews=source.renews, spread=_SPREAD)
         self._session = Session()
         self._credential: Credential | None = None
         self._ends = math.inf

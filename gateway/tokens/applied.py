@@ -86,7 +86,8 @@ class AppliedSource:
             if loop.time() >= give_up:
                 break
             await asyncio.sleep(_LOOK_SECONDS)
-        token = self._numbered(await self._apply(attempt), attempt, after=0)
+        async with self.fabric.room:
+            token = self._numbered(await self._apply(attempt), attempt, after=0)
         return Renewal(token, obtained=True, kept=False, alone=True)
 
     def _wait_alone(self, attempt: Attempt) -> None:
@@ -100,10 +101,30 @@ class AppliedSource:
             raise Postponed(min(wait, _STORE_AGAIN_SECONDS)) from None
 
     async def _in_turn(self, attempt: Attempt) -> Renewal:
-        turn = await self._lease(attempt)
-        if isinstance(turn, Renewal):
-            return turn
-        lease, until = turn
+        """The token that is applied for in turn, or that somebody else has applied for meanwhile."""
+        working = False
+        while True:
+            token = attempt.newer(self._wall())
+            # While another one applies, what NSLB sent is not what is waited for: it may be over already.
+            if token is not None and not working:
+                return Renewal(token, obtained=False, kept=False)
+            if (known := self._known(await self._vault.token(self._key), attempt)) is not None:
+                return known
+            # Before the lease: no time of it is for waiting, and nobody waits for one who can't begin.
+            async with self.fabric.room:
+                until = self._wall() + self._timeout + _LEASE_MARGIN_SECONDS
+                lease = await self._vault.lease(self._key, self._timeout + _LEASE_MARGIN_SECONDS)
+                if isinstance(lease, Lease):
+                    return await self._with(lease, until, attempt)
+            if not lease.working:
+                raise Postponed(lease.seconds, max(1, lease.failures))
+            attempt.ask()
+            working = True
+            # To the end of the lease, which the store knows: its holder may have stalled, and then it is our turn.
+            # Those who wait for that have a patience of their own.
+            await asyncio.sleep(min(_LOOK_SECONDS, max(0.001, lease.seconds)))
+
+    async def _with(self, lease: Lease, until: float, attempt: Attempt) -> Renewal:
         try:
             renewal = await self._under(lease, until, attempt)
         except RefreshFailed as failure:
@@ -117,28 +138,6 @@ class AppliedSource:
         if not renewal.obtained:
             await self._release(lease, 0.0)
         return renewal
-
-    async def _lease(self, attempt: Attempt) -> tuple[Lease, float] | Renewal:
-        """Leave to apply for a token, and until when at least, or the token that somebody else has applied for."""
-        working = False
-        while True:
-            token = attempt.newer(self._wall())
-            # While another one applies, what NSLB sent is not what is waited for: it may be over already.
-            if token is not None and not working:
-                return Renewal(token, obtained=False, kept=False)
-            if (known := self._known(await self._vault.token(self._key), attempt)) is not None:
-                return known
-            until = self._wall() + self._timeout + _LEASE_MARGIN_SECONDS
-            lease = await self._vault.lease(self._key, self._timeout + _LEASE_MARGIN_SECONDS)
-            if isinstance(lease, Lease):
-                return lease, until
-            if not lease.working:
-                raise Postponed(lease.seconds, max(1, lease.failures))
-            attempt.ask()
-            working = True
-            # To the end of the lease, which the store knows: its holder may have stalled, and then it is our turn.
-            # Those who wait for that have a patience of their own.
-            await asyncio.sleep(min(_LOOK_SECONDS, max(0.001, lease.seconds)))
 
     async def _under(self, lease: Lease, until: float, attempt: Attempt) -> Renewal:
         """The token that is applied for under a lease, unless there is one by now."""

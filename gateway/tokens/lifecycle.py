@@ -80,12 +80,17 @@ def next_generation(after: int, now: float) -> int:
 class Lifecycle:
     """The token of one account. `lasts` is for how long a token is valid, in seconds.
 
+    `spread` is the part of that by which the half of a life may come early, at random: so that accounts that began at
+    once do not go on at once for ever.
+
     `asked` says that an application is out, ours or that of a replica whose token we wait for: it ends whatever NSLB
     sends until then. `renews` says that another token can be had before this one is over, and without anybody asking.
     """
 
-    def __init__(self, lasts: float, *, renews: bool) -> None:
+    def __init__(self, lasts: float, *, renews: bool, spread: float = 0.0) -> None:
         self.lasts = lasts
+        self._spread = spread
+        self._early = 0.0
         self.renews = renews
         self.token: Token | None = None
         self.last: Last | None = None
@@ -142,6 +147,7 @@ class Lifecycle:
             if not alone:
                 self.displaced = 0
         self.token = token
+        self._early = random.uniform(0.0, self._spread)  # noqa: S311 - jitter
         self._brought_by_nslb = in_band
         self.failures = 0
         return True
@@ -276,7 +282,7 @@ class Lifecycle:
 
     def _half(self, token: Token) -> float:
         """When half of a token's life is over: an outage of the other half's length goes unnoticed."""
-        return (token.expires or 0.0) - self.lasts / 2
+        return (token.expires or 0.0) - self.lasts * (0.5 + self._early)
 
     def _spare(self, now: float) -> float:
         """How many refreshes may begin at once."""

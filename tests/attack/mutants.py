@@ -568,6 +568,13 @@ MUTANTS: Final = (
         "tests/tokens/test_turns.py",
     ),
     Mutant(
+        "accounts that wait for a connection to the fabric have no lease",
+        "gateway/tokens/fabric.py",
+        "asyncio.Semaphore(_MOST_CONNECTIONS)",
+        "asyncio.Semaphore(1_000)",
+        "tests/tokens/test_turns.py",
+    ),
+    Mutant(
         "a token that was made while the store lost everything is kept",
         "gateway/tokens/applied.py",
         "        if self._wall() < until:\n",

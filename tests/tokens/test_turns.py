@@ -73,14 +73,18 @@ class Office:
         tls = ClientTLS.model_validate({"ca": str(simulator.ca), "server_name": simulator.fabric_name})
         app = App(host, int(port), Secret(APP_KEY), Secret(APP_SECRET))
         self.fabric = ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name))
-        self.source = AppliedSource(
+        self.source = self.source_of("gateway-sales", 1.0)
+
+    def source_of(self, user: str, timeout: float) -> AppliedSource:
+        """What applies for a user's tokens."""
+        return AppliedSource(
             self.fabric,
-            User("gateway-sales", "Sales", "2023", "en"),
-            (b"somebody",),
-            (b"somebody",),
+            User(user, "Sales", "2023", "en"),
+            (user.encode(),),
+            (user.encode(),),
             self.vault,
             lasts=3600.0,
-            timeout=1.0,
+            timeout=timeout,
             wall=lambda: self.store.now,
         )
 
@@ -411,6 +415,22 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
     lease = await office.vault.lease(office.source.key, 1.0)
     assert isinstance(lease, Lease)
     assert lease.failures == 0
+
+
+async def test_more_accounts_than_connections_wait_for_each_other_and_not_with_a_lease(office: Office) -> None:
+    office.simulator.fault(Fault("delay", operation="applyToken", times=8, seconds=2.0))
+    office.simulator.fault(Fault("delay", operation="applyToken", times=8, seconds=1.5))
+    sources = [office.source_of(f"user-{number}", 3.0) for number in range(16)]
+    renewing = [asyncio.create_task(source.renew(attempt())) for source in sources]
+    await until(lambda: office.simulator.fabric.apply_token_requests or len(office.simulator.fabric_received) > 8)
+    assert office.store.leases == 8
+
+    # Half of them wait for longer than is left of the time for one refresh, which has not begun for them.
+    renewals = await asyncio.gather(*renewing)
+
+    assert all(renewal.obtained and renewal.kept for renewal in renewals)
+    assert office.store.leases == 16
+    assert [request.operation for request in office.simulator.fabric_received].count("applyToken") == 16
 
 
 async def test_a_refresh_that_is_cancelled_leaves_the_lease_to_the_next(office: Office) -> None:

@@ -56,6 +56,22 @@ def test_it_is_refreshed_when_half_of_its_life_is_over_and_not_before() -> None:
     assert life.usable(100.0 + HOUR / 2) is not None
 
 
+def test_those_that_began_at_once_go_on_a_little_apart_and_none_after_half_of_its_life() -> None:
+    lives = [Lifecycle(HOUR, renews=True, spread=0.05) for _ in range(200)]
+    for life in lives:
+        life.take(token(1, 0.0))
+
+    waits = [life.next(0.0) or 0.0 for life in lives]
+
+    assert len(set(waits)) > 100
+    assert min(waits) >= HOUR * 0.45
+    assert max(waits) <= HOUR / 2
+    assert [life.due(HOUR * 0.45 - 0.001) for life in lives] == [None] * 200
+    assert [life.due(HOUR / 2) for life in lives] == [Trigger.EARLY] * 200
+    # Each keeps to what it has drawn.
+    assert [life.next(0.0) for life in lives] == waits
+
+
 def test_it_is_used_to_its_last_moment_and_not_in_the_next() -> None:
     life = fresh()
 
