@@ -561,6 +561,13 @@ MUTANTS: Final = (
         "tests/tokens/test_turns.py",
     ),
     Mutant(
+        "an account knows that its token was applied for alone",
+        "gateway/tokens/account.py",
+        "self._take(token, alone=renewal.alone)",
+        "self._take(token)",
+        ORDER,
+    ),
+    Mutant(
         "a store that is busy for a moment is asked again before anybody applies alone",
         "gateway/tokens/applied.py",
         "            if loop.time() >= give_up:\n",

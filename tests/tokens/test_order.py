@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from gateway.config import ClientTLS
-from gateway.model import Secret
+from gateway.model import Secret, Token
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
 from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
@@ -314,6 +314,33 @@ async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_replica_its_calls
     assert office.sent == [office.current] * 10
     # The one whose answer got lost, and the next.
     assert office.applications == 3
+
+
+async def test_who_is_cut_off_from_the_store_does_not_end_what_the_others_apply_for_again_and_again(
+    office: Office,
+) -> None:
+    (account,) = await office.replicas(1)
+    office.store.away = True
+    assert await office.refused(account, account.generation)
+    assert (office.applications, office.sent) == (2, [office.current])
+    alone = account.generation
+
+    # Somebody else has applied, in turn.
+    theirs = Secret(office.simulator.issue_token("gateway-sales"))
+    account.refuse(alone)
+    account.tend()
+    await until(lambda: office.lines.of("token.refresh_failed"))
+
+    (line,) = office.lines.of("token.refresh_failed")
+    assert (line["reason"], line["retry_in"]) == ("displaced", 1.0)
+    assert account.credential() is None
+    assert (office.applications, office.current) == (2, theirs)
+    # The store is looked into all the while.
+    office.store.away = False
+    token = Token(theirs, alone + 1000, NOW, NOW + HOUR)
+    assert await account.source._vault.put(account.source.key, token, after=alone - 1000, fence=None)  # type: ignore[attr-defined]
+    await account.looked()
+    assert sends(account) == theirs
 
 
 def has_failed(account: Account) -> bool:
