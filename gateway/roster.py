@@ -151,6 +151,8 @@ class Roster:
         if isinstance(source, StaticSource) and isinstance(present.source, StaticSource):
             newer = present.source.follow(source, present.generation)
             source = present.source
+        elif isinstance(source, AppliedSource) and isinstance(present.source, AppliedSource):
+            source.follow(present.source)
         present.follow(name, source, lasts, newer)
         return present
 

@@ -63,6 +63,16 @@ class AppliedSource:
         self._lasts = lasts
         self._timeout = timeout
         self._wall = wall
+        self._held: int | None = None
+        self._frees = False
+
+    def follow(self, former: AppliedSource) -> None:
+        """Go on in the place of another one for the same user.
+
+        What that one waits for after a failure is over if the application is another one: somebody has seen to it.
+        """
+        self._held = former._held
+        self._frees = former._frees or self.fabric is not former.fabric
 
     @property
     def key(self) -> str:
@@ -110,6 +120,7 @@ class AppliedSource:
                 return Renewal(token, obtained=False, kept=False)
             if (known := self._known(await self._vault.token(self._key), attempt)) is not None:
                 return known
+            await self._free()
             # Before the lease: no time of it is for waiting, and nobody waits for one who can't begin.
             async with self.fabric.room:
                 until = self._wall() + self._timeout + _LEASE_MARGIN_SECONDS
@@ -130,13 +141,14 @@ class AppliedSource:
         except RefreshFailed as failure:
             # The next one waits, whichever replica it is: the fabric sees one of them.
             failure.wait = backoff(lease.failures + 1)
-            await self._release(lease, failure.wait)
+            self._held = lease.fence
+            await self._release(lease.fence, failure.wait)
             raise
         except BaseException:
-            await self._release(lease, 0.0)
+            await self._release(lease.fence, 0.0)
             raise
         if not renewal.obtained:
-            await self._release(lease, 0.0)
+            await self._release(lease.fence, 0.0)
         return renewal
 
     async def _under(self, lease: Lease, until: float, attempt: Attempt) -> Renewal:
@@ -198,8 +210,14 @@ class AppliedSource:
         token = standing.newer(shelved, attempt.generation, self._wall())
         return Renewal(token, obtained=False, kept=True) if token is not None else None
 
-    async def _release(self, lease: Lease, hold: float) -> None:
+    async def _free(self) -> None:
+        """End the time that nobody may apply in, if this process set it, and for another application."""
+        if self._frees and self._held is not None:
+            await self._release(self._held, 0.0)
+            self._held, self._frees = None, False
+
+    async def _release(self, fence: int, hold: float) -> None:
         try:
-            await self._vault.release(self._key, fence=lease.fence, hold=hold)
+            await self._vault.release(self._key, fence=fence, hold=hold)
         except StoreUnavailable:
             return

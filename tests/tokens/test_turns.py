@@ -72,8 +72,13 @@ class Office:
         host, _, port = simulator.fabric_url.removeprefix("https://").partition(":")
         tls = ClientTLS.model_validate({"ca": str(simulator.ca), "server_name": simulator.fabric_name})
         app = App(host, int(port), Secret(APP_KEY), Secret(APP_SECRET))
-        self.fabric = ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name))
+        self._app, self._policy = app, PeerPolicy(client_context(tls), tls.server_name)
+        self.fabric = self.other_fabric()
         self.source = self.source_of("gateway-sales", 1.0)
+
+    def other_fabric(self) -> ApiFabric:
+        """The same fabric, for another application."""
+        return ApiFabric(self._app, self._policy)
 
     def source_of(self, user: str, timeout: float) -> AppliedSource:
         """What applies for a user's tokens."""
@@ -415,6 +420,26 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
     lease = await office.vault.lease(office.source.key, 1.0)
     assert isinstance(lease, Lease)
     assert lease.failures == 0
+
+
+async def test_another_application_waits_for_nothing_that_this_process_waits_for(office: Office) -> None:
+    office.simulator.fault(Fault("status", operation="applyToken", times=3, status=500))
+    for _ in range(3):
+        office.store.now += 61.0
+        with pytest.raises(RefreshFailed):
+            await office.source.renew(attempt())
+    same, stranger, other = (office.source_of("gateway-sales", 1.0) for _ in range(3))
+    other.fabric = stranger.fabric = office.other_fabric()
+    same.follow(office.source)
+    other.follow(same)
+    for source in (office.source, same, stranger):
+        with pytest.raises(Postponed):
+            await source.renew(attempt())
+
+    renewal = await other.renew(attempt())
+
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    await other.fabric.close()
 
 
 async def test_more_accounts_than_connections_wait_for_each_other_and_not_with_a_lease(office: Office) -> None:
