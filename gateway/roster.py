@@ -48,7 +48,7 @@ class Roster:
         self._fabrics: dict[bytes, ApiFabric] = {}
         self._watching: asyncio.Task[None] | None = None
         self.accounts: Mapping[str, Account] = {}
-        self._follow(configuration, self._fabrics_of(configuration))
+        self._follow(configuration, self._applications(configuration))
 
     async def prepare(self) -> None:
         """Learn what other replicas know, and begin to obtain what is lacking."""
@@ -63,13 +63,13 @@ class Roster:
 
     def replacement(self, configuration: Configuration) -> Callable[[], None]:
         """What makes these the accounts of another configuration. Raises `OSError` now, and nothing then."""
-        fabrics = self._fabrics_of(configuration)
+        applications = self._applications(configuration)
         seal = Seal([key.value for key in configuration.store.encryption_keys])
 
         def replace() -> None:
             self.vault.seal = seal
             self._authenticate(configuration.store)
-            self._follow(configuration, fabrics)
+            self._follow(configuration, applications)
             for account in self.accounts.values():
                 account.tend()
             self.vault.tell_all()
@@ -100,60 +100,76 @@ class Roster:
 
     # --- inside
 
-    def _fabrics_of(self, configuration: Configuration) -> dict[bytes, ApiFabric]:
-        """The application of each account that applies for tokens, by its identity; those that there are go on."""
-        fabrics: dict[bytes, ApiFabric] = {}
-        for account in configuration.accounts.values():
-            if (applying := account.apply_token) is not None:
-                identity = _application(applying)
-                fabrics[identity] = fabrics.get(identity) or self._fabrics.get(identity) or _fabric(applying)
-        return fabrics
+    def _applications(self, configuration: Configuration) -> dict[str, tuple[bytes, ApiFabric]]:
+        """By account, for those that apply for tokens: their application and its identity; those that there are go on.
 
-    def _follow(self, configuration: Configuration, fabrics: dict[bytes, ApiFabric]) -> None:
-        before, self._fabrics = self._fabrics, fabrics
+        Their files are read here, and once: what changes in them meanwhile is the next change.
+        """
+        fabrics = dict(self._fabrics)
+        applications: dict[str, tuple[bytes, ApiFabric]] = {}
+        for name, account in configuration.accounts.items():
+            if (applying := account.apply_token) is not None:
+                identity = _identity(applying)
+                fabric = fabrics[identity] = fabrics.get(identity) or _fabric(applying)
+                applications[name] = identity, fabric
+        return applications
+
+    def _follow(self, configuration: Configuration, applications: Mapping[str, tuple[bytes, ApiFabric]]) -> None:
+        before, self._fabrics = self._fabrics, dict(applications.values())
+        sources = {
+            name: self._source(settings, applications[name][1] if name in applications else None)
+            for name, settings in configuration.accounts.items()
+        }
         former = self.accounts
+        heirs = _heirs(former, sources)
+        for name, account in former.items():
+            if heirs.get(name) is not account:
+                self._telemetry.metrics.forget_account(name)
         self.accounts = {
-            name: self._account(name, settings, former.get(name)) for name, settings in configuration.accounts.items()
+            name: self._account(name, settings, sources[name], heirs.get(name))
+            for name, settings in configuration.accounts.items()
         }
         # Also one whose name goes on with another user: it would refresh for the former one for ever.
-        ended = [account for name, account in former.items() if self.accounts.get(name) is not account]
-        gone = [fabric for identity, fabric in before.items() if identity not in fabrics]
-        for account in ended:
-            self._telemetry.metrics.forget_account(account.name)
+        living = set(self.accounts.values())
+        ended = [account for account in former.values() if account not in living]
+        gone = [fabric for identity, fabric in before.items() if identity not in self._fabrics]
         if ended or gone:
             closing = asyncio.gather(*(account.close() for account in ended), *(f.close() for f in gone))
             self._closing = closing  # a task that nobody holds may be collected before it ends
 
-    def _account(self, name: str, settings: config.Account, present: Account | None) -> Account:
-        if (applying := settings.apply_token) is not None:
-            source: AppliedSource | StaticSource = self._applied(applying, settings.lifetime_seconds)
-            if present is not None and isinstance(present.source, AppliedSource) and present.source.key == source.key:
-                present.follow(source, settings.lifetime_seconds)
-                return present
-            first = None
-        else:
-            reference = settings.token
-            assert reference is not None  # noqa: S101 - one of the two is there, or the configuration is at fault
-            if present is not None and isinstance(present.source, StaticSource):
-                source = present.source
-                newer = source.follow(reference.value, reference.reread, reference.origin, present.generation)
-                present.follow(source, settings.lifetime_seconds, newer)
-                return present
-            source = StaticSource(reference.value, reference.reread, reference.origin, self.vault, self._wall)
-            first = source.first()
-        log, metrics = self._telemetry.log, self._telemetry.metrics
-        account = Account(name, source, self.vault, log, metrics, lasts=settings.lifetime_seconds, wall=self._wall)
-        if first is not None:
-            account.take(first)
-        return account
+    def _account(
+        self, name: str, settings: config.Account, source: AppliedSource | StaticSource, present: Account | None
+    ) -> Account:
+        lasts = settings.lifetime_seconds
+        if present is None:
+            log, metrics = self._telemetry.log, self._telemetry.metrics
+            account = Account(name, source, self.vault, log, metrics, lasts=lasts, wall=self._wall)
+            if isinstance(source, StaticSource):
+                account.take(source.first())
+            return account
+        newer = None
+        if isinstance(source, StaticSource) and isinstance(present.source, StaticSource):
+            newer = present.source.follow(source, present.generation)
+            source = present.source
+        elif isinstance(source, AppliedSource) and isinstance(present.source, AppliedSource):
+            source.follow(present.source)
+        present.follow(name, source, lasts, newer)
+        return present
 
-    def _applied(self, applying: ApplyToken, lasts: float) -> AppliedSource:
+    def _source(self, settings: config.Account, fabric: ApiFabric | None) -> AppliedSource | StaticSource:
+        if settings.apply_token is not None and fabric is not None:
+            return self._applied(settings.apply_token, fabric, settings.lifetime_seconds)
+        reference = settings.token
+        assert reference is not None  # noqa: S101 - one of the two is there, or the configuration is at fault
+        return StaticSource(reference.value, reference.reread, reference.origin, self.vault, self._wall)
+
+    def _applied(self, applying: ApplyToken, fabric: ApiFabric, lasts: float) -> AppliedSource:
         user = User(applying.user_id, applying.user_name or applying.user_id, applying.channel_id, applying.locale)
         url, channel, name = str(applying.url).encode(), applying.channel_id.encode(), applying.user_id.encode()
         # The application stands for the tenant, whom the configuration does not name. A user whose application has
         # another key still has the calls that were made with the one before.
         return AppliedSource(
-            self._fabrics[_application(applying)],
+            fabric,
             user,
             (url, applying.app_key.value.reveal(), channel, name),
             (url, channel, name),
@@ -193,13 +209,32 @@ def build_store(settings: config.Store, wall: Callable[[], float]) -> tuple[Stor
     return store, lambda changed: store.authenticate(server(changed))
 
 
+def _heirs(former: Mapping[str, Account], sources: Mapping[str, AppliedSource | StaticSource]) -> dict[str, Account]:
+    """Which of the accounts that there are goes on as which: the one with the same user, whatever its name is now.
+
+    A name whose token is in a file goes on with the next one there.
+    """
+    heirs = {
+        name: account for name, account in former.items() if name in sources and sources[name].key == account.source.key
+    }
+    left = {account.source.key: account for name, account in former.items() if name not in heirs}
+    heirs |= {
+        name: left.pop(source.key) for name, source in sources.items() if name not in heirs and source.key in left
+    }
+    for account in left.values():
+        source = sources.get(account.name)
+        if account.name not in heirs and isinstance(source, StaticSource) and isinstance(account.source, StaticSource):
+            heirs[account.name] = account
+    return heirs
+
+
 def _fabric(applying: ApplyToken) -> ApiFabric:
     tls = applying.tls
     app = App(applying.url.host, applying.url.port, applying.app_key.value, applying.app_secret.value)
     return ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name, certified=tls.certificate is not None))
 
 
-def _application(applying: ApplyToken) -> bytes:
+def _identity(applying: ApplyToken) -> bytes:
     """What makes an application at a fabric another one: a digest. Raises `OSError`."""
     secrets: list[Secret] = [applying.app_key.value, applying.app_secret.value]
     parts = [str(applying.url).encode(), *(secret.reveal() for secret in secrets), settings_digest(applying.tls)]

@@ -213,33 +213,40 @@ class Server:
 
     async def _reload(self, *, again: bool = False) -> bool:
         self._watcher.changed()  # what changes from here on is another change
+        cause: Exception | None = None
         try:
             loaded = await asyncio.to_thread(load, self._path, self._environ)
+            self._watcher.watch(loaded.files)
+            faults = self._unchangeable(loaded)
+            if not faults:
+                await self._replace(loaded.configuration)
         except ConfigurationError as exc:
             self._watcher.watch(exc.files)
-            return self._reject([str(fault) for fault in exc.faults], again=again)
-        self._watcher.watch(loaded.files)
-        configuration = loaded.configuration
-        faults = self._unchangeable(loaded)
-        if faults:
-            return self._reject(faults, again=again)
-        try:
-            if configuration.listen.tls is not None and self._tls is not None:
-                load_chain(self._tls, configuration.listen.tls)
-            await self._gateway.replace(configuration)
+            faults = [str(fault) for fault in exc.faults]
         except (OSError, ValueError) as exc:
-            fault = f"{self._path}: a file that it names can't be used ({type(exc).__name__})"
-            return self._reject([fault], again=again)
+            faults = [f"{self._path}: a file that it names can't be used ({type(exc).__name__})"]
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the gateway goes on as before, and tries again
+            cause = exc
+            faults = [f"{self._path}: a fault of the gateway ({type(exc).__name__}); see internal.fault"]
+        if faults:
+            return self._reject(faults, cause, again=again)
         self._rejected = None
-        self._callers.limits = _limits(configuration)
+        self._callers.limits = _limits(self._gateway.configuration)
         self._metrics.reloaded("success")
         self.log.info("config.reloaded")
         return True
 
-    def _reject(self, faults: list[str], *, again: bool) -> bool:
+    async def _replace(self, configuration: Configuration) -> None:
+        if configuration.listen.tls is not None and self._tls is not None:
+            load_chain(self._tls, configuration.listen.tls)
+        await self._gateway.replace(configuration)
+
+    def _reject(self, faults: list[str], cause: Exception | None, *, again: bool) -> bool:
         self._retry_in = _RETRY_TICKS
         if again and faults == self._rejected:
             return False
+        if cause is not None:
+            self.log.fault(cause)
         self._rejected = faults
         self._metrics.reloaded("failure")
         self.log.error("config.rejected", faults=faults)

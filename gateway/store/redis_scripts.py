@@ -68,8 +68,8 @@ return 1
 RELEASE: Final = (
     _BEGIN
     + """
-if number('w') ~= 1 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
 local hold = tonumber(ARGV[2])
+if number('w') ~= 1 and hold > 0 or number('f') ~= tonumber(ARGV[1]) or number('u') <= now then return 0 end
 redis.call('HSET', KEYS[1], 'w', '0', 'b', text(now), 'u', text(now + hold))
 if hold > 0 then redis.call('HSET', KEYS[1], 'n', text(number('n') + 1)) end
 touch()

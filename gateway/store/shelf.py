@@ -119,9 +119,12 @@ class Shelf:
         return True
 
     def release(self, key: str, *, fence: int, hold: float, now: float) -> None:
-        """End a lease that brought nothing. After a failure nobody gets another one for `hold` seconds (else 0)."""
+        """End a lease that brought nothing. After a failure nobody gets another one for `hold` seconds (else 0).
+
+        Without a hold it also ends the one that the lease was ended with, unless somebody has had another lease since.
+        """
         entry = self._touch(key, now)
-        if entry.working and entry.fence == fence and entry.until > now:
+        if (entry.working or not hold) and entry.fence == fence and entry.until > now:
             entry.working = False
             entry.begun = now
             entry.until = now + hold

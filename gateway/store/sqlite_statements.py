@@ -60,7 +60,7 @@ WHERE key = :key AND generation = :after AND :generation > :after
 RESEAL: Final = "UPDATE tokens SET sealed = :sealed WHERE key = :key AND generation = :generation AND :generation > 0"
 RELEASE: Final = """
 UPDATE tokens SET working = 0, begun = :now, until = :now + :hold, failures = failures + (:hold > 0)
-WHERE key = :key AND working AND fence = :fence AND until > :now
+WHERE key = :key AND (working OR :hold = 0) AND fence = :fence AND until > :now
 """
 GET: Final = "SELECT version, sealed FROM records WHERE key = ? AND sealed IS NOT NULL AND until > ?"
 LEFT: Final = "SELECT version, sealed IS NOT NULL AND until > ? FROM records WHERE key = ?"

@@ -18,7 +18,7 @@ from gateway.model import Credential, Secret, Token
 from gateway.problems import Problem
 from gateway.store import Vault
 from gateway.telemetry import Log, Metrics
-from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger, backoff
+from gateway.tokens.lifecycle import ELSEWHERE, Attempt, Lifecycle, Trigger, backoff
 from gateway.tokens.session import Session, user_of
 from gateway.tokens.sharing import Sharing
 from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
@@ -26,6 +26,7 @@ from gateway.tokens.source import Postponed, RefreshFailed, Renewal, Source
 _MOST_SLEEP_SECONDS: Final = 60.0
 _LEAST_SLEEP_SECONDS: Final = 0.01
 _LAST_SECONDS: Final = 1.0
+_SPREAD: Final = 0.05
 
 
 class Account:
@@ -45,14 +46,12 @@ class Account:
         lasts: float,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
         self.source = source
-        # The same for all replicas that call for this user, and no other: it has one current call.
-        self.line = source.line or hashlib.sha256(f"static\0{name}".encode()).hexdigest()
+        self._be(name)
         self._log = log
         self._metrics = metrics
         self._wall = wall
-        self._life = Lifecycle(lasts, renews=source.renews)
+        self._life = Lifecycle(lasts, renews=source.renews, spread=_SPREAD)
         self._session = Session()
         self._credential: Credential | None = None
         self._ends = math.inf
@@ -62,6 +61,11 @@ class Account:
         self._resting = False
         self._changed: asyncio.Event = asyncio.Event()
         metrics.expect_refreshes(name, tuple(Trigger))
+
+    def _be(self, name: str) -> None:
+        self.name = name
+        # The same for all replicas that call for this user, and no other: it has one current call.
+        self.line = self.source.line or hashlib.sha256(f"static\0{name}".encode()).hexdigest()
 
     # --- for a request
 
@@ -143,15 +147,19 @@ class Account:
         """Take the token that the configuration brings."""
         self._take(token)
 
-    def follow(self, source: Source, lasts: float, token: Token | None = None) -> None:
+    def follow(self, name: str, source: Source, lasts: float, token: Token | None = None) -> None:
         """Go on under a new configuration: with a source for the same user, and a token if it brings a new one.
 
         Somebody has looked after it, so what failed may be tried again at once.
         """
         self.source = source
+        if name != self.name:
+            self._be(name)
+            self._metrics.expect_refreshes(name, tuple(Trigger))
+            self._show_end()
         self._life.lasts = lasts
         self._life.hurry()
-        self._sharing.move(self.source.key)
+        self._sharing.move(self.source.key, self.source.base)
         if token is None or not self._take(token):
             self._settle()
 
@@ -230,6 +238,9 @@ class Account:
         try:
             renewal = await self.source.renew(attempt)
         except Postponed as later:
+            # Of those that another replica has tried and failed, the first one: that one tells of each.
+            if later.failures and not self._life.failures:
+                self._tell_failure(trigger, ELSEWHERE, later.wait)
             self._life.postpone(self._wall(), later.wait, later.failures)
         except RefreshFailed as failure:
             wait = failure.wait if failure.wait is not None else backoff(self._life.failures + 1)
@@ -252,20 +263,15 @@ class Account:
     def _succeeded(self, trigger: Trigger, renewal: Renewal, duration: float) -> None:
         token = renewal.token
         self._life.succeed(self._wall())
-        self._take(token)
-        self._sharing.move(self.source.key)
+        self._take(token, alone=renewal.alone)
+        self._sharing.move(self.source.key, self.source.base)
         if renewal.kept:
             self._sharing.has(token.generation)
         if not renewal.obtained:
             return
         self._metrics.token_refreshed(self.name, trigger, "success", duration)
-        self._log.info(
-            "token.refreshed",
-            account=self.name,
-            trigger=trigger,
-            generation=token.generation,
-            duration=round(duration, 6),
-        )
+        told = {"trigger": trigger, "generation": token.generation, "duration": round(duration, 6)}
+        self._log.info("token.refreshed", account=self.name, **told)
 
     def _failed(self, trigger: Trigger, reason: str, wait: float, duration: float) -> None:
         last = self._life.last
@@ -273,26 +279,22 @@ class Account:
         if not self.source.renews and last is not None and last.failure == reason:
             return  # each request asks again, and what it hears is in its own line
         self._metrics.token_refreshed(self.name, trigger, "failure", duration)
-        self._log.warning(
-            "token.refresh_failed",
-            account=self.name,
-            trigger=trigger,
-            reason=reason,
-            retry_in=round(wait, 3),
-            duration=round(duration, 6),
-        )
+        self._tell_failure(trigger, reason, wait, duration=round(duration, 6))
 
-    def _take(self, token: Token, *, in_band: bool = False) -> bool:
+    def _tell_failure(self, trigger: Trigger, reason: str, wait: float, **more: float) -> None:
+        told = {"trigger": trigger, "reason": reason, "retry_in": round(wait, 3), **more}
+        self._log.warning("token.refresh_failed", account=self.name, **told)
+
+    def _take(self, token: Token, *, in_band: bool = False, alone: bool = False) -> bool:
         """Take a newer token. The session goes on only if it is visibly the same user's."""
         before = self._life.token
-        if not self._life.take(token, in_band=in_band):
+        if not self._life.take(token, in_band=in_band, alone=alone):
             return False
         user = user_of(token.value)
         if before is None or user is None or user != user_of(before.value):
             self._session.end()
         self._settle()
-        if token.expires is not None and not self._resting:
-            self._metrics.token_expires(self.name, token.expires)
+        self._show_end()
         self._tell()
         self._sleep(self._wall())
         return True
@@ -305,6 +307,16 @@ class Account:
             return
         self._credential = self._session.credential(token)
         self._ends = math.inf if token.expires is None else token.expires
+
+    def _show_end(self) -> None:
+        """Show when the token ends, if that is known."""
+        token = self._life.token
+        if self._resting or token is None:
+            return
+        if token.expires is not None:
+            self._metrics.token_expires(self.name, token.expires)
+        else:
+            self._metrics.forget_account(self.name)
 
     def _tell(self) -> None:
         """Wake those who wait for a token."""

@@ -71,7 +71,7 @@ class ApiFabric:
     """One application at one API Fabric, for any number of users.
 
     `policy` verifies the fabric's certificate, `monotonic` is in seconds. The AccessToken is cached until a tenth of
-    its time is left. To be used from one event loop.
+    its time is left. `room` is for those who apply at once: a connection each. To be used from one event loop.
     """
 
     def __init__(self, app: App, policy: PeerPolicy, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -80,6 +80,7 @@ class ApiFabric:
         self._monotonic = monotonic
         self._access: _Access | None = None
         self._asking = asyncio.Lock()
+        self.room = asyncio.Semaphore(_MOST_CONNECTIONS)
         settings = PoolSettings(_CONNECT_SECONDS, connections=_MOST_CONNECTIONS, warm=0, idle_seconds=1.0)
         self._pool = Pool([(app.host, app.port, self._host)], policy, settings, asyncio.get_running_loop())
 

@@ -4,7 +4,8 @@ Owns the states of a token and every rule about time. Refuses clocks, tasks and 
 what follows comes out.
 
 How many refreshes there can be (the bound that the README documents): one at a time; after a failure the next one
-comes after a random time of 1 to 2, 4, 8 … 60 seconds; and however they end, `BURST` in a row and one every
+comes after a random time of 1 to 2, 4, 8 … 60 seconds; so it does when a token that was applied for without the store
+was refused before its time, because somebody else applies as well; and however they end, `BURST` in a row and one every
 `REFILL_SECONDS` from then on.
 """
 
@@ -19,6 +20,7 @@ from gateway.model import Secret, Token
 
 BURST: Final = 10
 REFILL_SECONDS: Final = 2.0
+ELSEWHERE: Final = "elsewhere"
 _LEAST_BACKOFF: Final = 1.0
 _MOST_BACKOFF: Final = 60.0
 _MOST_DOUBLINGS: Final = 6
@@ -50,7 +52,10 @@ class Trigger(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last refresh that was tried: when it ended (epoch seconds), why it began, and what failed, if it did."""
+    """The last refresh that was tried: when it ended (epoch seconds), why it began, and what failed, if it did.
+
+    `ELSEWHERE` stands for what failed at another replica.
+    """
 
     at: float
     trigger: Trigger
@@ -75,12 +80,17 @@ def next_generation(after: int, now: float) -> int:
 class Lifecycle:
     """The token of one account. `lasts` is for how long a token is valid, in seconds.
 
+    `spread` is the part of that by which the half of a life may come early, at random: so that accounts that began at
+    once do not go on at once for ever.
+
     `asked` says that an application is out, ours or that of a replica whose token we wait for: it ends whatever NSLB
     sends until then. `renews` says that another token can be had before this one is over, and without anybody asking.
     """
 
-    def __init__(self, lasts: float, *, renews: bool) -> None:
+    def __init__(self, lasts: float, *, renews: bool, spread: float = 0.0) -> None:
         self.lasts = lasts
+        self._spread = spread
+        self._early = 0.0
         self.renews = renews
         self.token: Token | None = None
         self.last: Last | None = None
@@ -93,6 +103,10 @@ class Lifecycle:
         self._allowance = float(BURST)
         self._counted = 0.0
         self._latest = 0.0
+        self._alone = False
+        self.displaced = 0  # tokens in a row that were applied for alone, and that somebody else ended
+        self._last_displaced = 0
+        self._not_alone_before = 0.0
         self.failures = 0
 
     # --- what it is
@@ -121,11 +135,19 @@ class Lifecycle:
 
     # --- what happens to it
 
-    def take(self, token: Token, *, in_band: bool = False) -> bool:
-        """Take the place of the present token; `False` (and nothing changes) for one that is no newer."""
+    def take(self, token: Token, *, in_band: bool = False, alone: bool = False) -> bool:
+        """Take the place of the present token; `False` (and nothing changes) for one that is no newer.
+
+        `alone` says that it was applied for without the store, so that nobody else knows of it.
+        """
         if token.generation <= self.generation:
             return False
+        if not in_band:  # what NSLB makes of a token is as well known as that was
+            self._alone = alone
+            if not alone:
+                self.displaced = 0
         self.token = token
+        self._early = random.uniform(0.0, self._spread)  # noqa: S311 - jitter
         self._brought_by_nslb = in_band
         self.failures = 0
         return True
@@ -140,7 +162,10 @@ class Lifecycle:
             return None
         # The next number, and none of the clock: what was applied for since then is the later one, whatever the clocks
         # say. Its time began after the request was sent; when, nobody tells.
-        return Token(value, generation + 1, now, sent + self.lasts)
+        if self.renews:
+            return Token(value, generation + 1, now, sent + self.lasts)
+        # NSLB makes the next one of it when it is over, and nobody else does: so it is sent until that is refused.
+        return Token(value, generation + 1, now)
 
     def refuse(self, generation: int) -> None:
         """NSLB refused the token of that generation (401): if it is the present one, it is not sent again."""
@@ -184,6 +209,25 @@ class Lifecycle:
             return None
         return max(self._half(self.token) - now, self.wait(now))
 
+    def wait_alone(self, now: float) -> float:
+        """For how many seconds no token may be applied for without the store, when none is left that may be sent.
+
+        One that was applied for so, and that NSLB refused before its time, was ended by somebody whom we can't see. Who
+        ends that one's token in return does harm to all of them: so each time it waits longer.
+        """
+        token = self.token
+        if token is None or not self._alone:
+            return 0.0
+        if token.generation > self._refused:
+            self.displaced = 0  # it has lived to its end
+            return 0.0
+        if token.generation > self._last_displaced and (token.expires is None or now < token.expires):
+            self._last_displaced = token.generation
+            self.failures = self.displaced
+            self.displaced += 1
+            self._not_alone_before = now + backoff(self.displaced)
+        return max(0.0, self._not_alone_before - now)
+
     def begin(self, trigger: Trigger, now: float) -> Attempt:
         """A refresh begins."""
         self._allowance = self._spare(now) - 1.0
@@ -206,6 +250,9 @@ class Lifecycle:
         """It has not been tried after all, and may be in so many seconds, after so many failures of other replicas."""
         if failures:
             self.failures = failures
+            # Why it failed there is not known here; what failed here is still of use.
+            if self._attempt is not None and (self.last is None or self.last.failure in {None, ELSEWHERE}):
+                self.last = Last(now, self._attempt, ELSEWHERE)
         self._attempt = None
         self.asked = False
         self._not_hurried_before = now + wait
@@ -235,7 +282,7 @@ class Lifecycle:
 
     def _half(self, token: Token) -> float:
         """When half of a token's life is over: an outage of the other half's length goes unnoticed."""
-        return (token.expires or 0.0) - self.lasts / 2
+        return (token.expires or 0.0) - self.lasts * (0.5 + self._early)
 
     def _spare(self, now: float) -> float:
         """How many refreshes may begin at once."""
@@ -243,6 +290,7 @@ class Lifecycle:
             # The clock was set back: what is to be waited for does not get longer by that.
             self._not_before -= self._latest - now
             self._not_hurried_before -= self._latest - now
+            self._not_alone_before -= self._latest - now
             self._counted -= self._latest - now
         self._latest = now
         if not self.renews:
@@ -270,6 +318,15 @@ class Attempt:
         """The same, if it makes the refresh needless."""
         token = self._life.usable(now)
         return token if token is not None and token.generation > self.generation else None
+
+    @property
+    def displaced(self) -> int:
+        """How many tokens in a row were applied for alone, and then ended by somebody else."""
+        return self._life.displaced
+
+    def wait_alone(self, now: float) -> float:
+        """For how many seconds it must not apply without the store."""
+        return self._life.wait_alone(now)
 
     def ask(self) -> None:
         """An application goes out, or is out already."""

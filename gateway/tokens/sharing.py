@@ -32,6 +32,7 @@ class Sharing:
         self._life = life
         self._take = take
         self._wall = wall
+        self._base = 0
         self._known = 0
         self._left = False
         self._looking = False
@@ -39,8 +40,12 @@ class Sharing:
         self.running: set[asyncio.Task[None]] = set()
         vault.follow(key, self.look)
 
-    def move(self, key: str) -> None:
-        """Go to another key, if it is another."""
+    def move(self, key: str, base: int) -> None:
+        """Go to another key, if it is another, where the generations are smaller than ours by `base`.
+
+        How many tokens there were before belongs to this process alone; the store counts those under the key.
+        """
+        self._base = base
         if key != self._key:
             self._vault.leave(self._key, self.look)
             self._key = key
@@ -54,7 +59,7 @@ class Sharing:
 
     def has(self, generation: int) -> None:
         """The store has the token of that generation."""
-        self._known = max(self._known, generation)
+        self._known = max(self._known, generation - self._base)
 
     def look(self) -> None:
         """Look into the store, soon: there may be a newer token, or it may want ours."""
@@ -66,30 +71,30 @@ class Sharing:
 
     async def looked(self) -> None:
         """Look into the store now: take what it has if it is newer, give it ours if it has an older one, or none."""
-        key = self._key
+        key, base = self._key, self._base
         try:
             shelved = await self._vault.token(key)
         except StoreUnavailable:
             return
-        if key != self._key:
+        if (key, base) != (self._key, self._base):
             return
         self._known = standing.generation_of(shelved)
         now = self._wall()
         token = self._life.usable(now)
-        if (newer := standing.newer(shelved, self._life.generation, now)) is not None:
-            self._take(newer)
-        elif token is not None and standing.lacks(shelved, token):
-            await self._keep(token)
+        if (newer := standing.newer(shelved, self._life.generation - base, now)) is not None:
+            self._take(standing.counted(newer, base))
+        elif token is not None and standing.lacks(shelved, standing.counted(token, -base)):
+            await self._keep(key, standing.counted(token, -base))
 
     def catch_up(self) -> None:
         """Look into the store, soon, if it is not known to have ours."""
-        if self._known < self._life.generation:
+        if self._known < self._life.generation - self._base:
             self.look()
 
     def keep(self, token: Token) -> None:
         """Put a token into the store, soon, in the place of the one that it is known to have."""
         if not self._left:
-            self._go(self._keep(token))
+            self._go(self._keep(self._key, standing.counted(token, -self._base)))
 
     # --- inside
 
@@ -103,10 +108,16 @@ class Sharing:
         finally:
             self._looking = False
 
-    async def _keep(self, token: Token) -> None:
+    async def _keep(self, key: str, token: Token) -> None:
+        """Put a token there under the number that it has there."""
+        if key != self._key:
+            return
         with contextlib.suppress(StoreUnavailable):
-            if await self._vault.put(self._key, token, after=self._known, fence=None):
-                self.has(token.generation)
+            kept = await self._vault.put(key, token, after=self._known, fence=None)
+            if key != self._key:
+                return
+            if kept:
+                self._known = max(self._known, token.generation)
             else:
                 self.look()
 

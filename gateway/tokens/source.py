@@ -35,18 +35,24 @@ class Postponed(Exception):  # noqa: N818 - it names a state
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A newer token. `obtained` says that it was obtained here and now, `kept` that the store has it."""
+    """A newer token.
+
+    `obtained` says that it was obtained here and now, `kept` that the store has it, `alone` that it was obtained
+    without the store.
+    """
 
     token: Token
     obtained: bool
     kept: bool
+    alone: bool = False
 
 
 class Source(Protocol):
     """Obtains tokens for one account.
 
     `origin` is a word for operators. `key` is under which the store keeps the account's token: the same for every
-    replica that has to share it, and no other's. `renews` says that tokens can be had whenever they are wanted.
+    replica that has to share it, and no other's. `base` is by how many the generations of this process are ahead of
+    those under that key. `renews` says that tokens can be had whenever they are wanted.
     `patience` is for how long a request may wait for one, in seconds. `line` names the user, whatever the tokens are
     obtained with; `None` if nobody here knows who that is.
     """
@@ -55,6 +61,7 @@ class Source(Protocol):
     renews: bool
     patience: float
     line: str | None
+    base: int
 
     @property
     def key(self) -> str:

@@ -5,8 +5,14 @@ Owns these decisions, for all who look into the store. Refuses I/O and clocks: `
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from gateway.model import Token
 from gateway.store import Shelved
+
+# The number in the store of a token that the configuration brings, which every replica has by itself.
+FIRST_GENERATION: Final = 1
 
 
 def generation_of(shelved: Shelved | None) -> int:
@@ -23,11 +29,13 @@ def newer(shelved: Shelved | None, generation: int, now: float) -> Token | None:
 
 
 def lacks(shelved: Shelved | None, usable: Token | None) -> bool:
-    """Whether the store should be given our token: it has an older one, or none.
+    """Whether the store should be given our token: it has an older one, or none, and no file brings ours."""
+    return usable is not None and max(generation_of(shelved), FIRST_GENERATION) < usable.generation
 
-    One whose end nobody knows is what the configuration brings, which every replica has by itself.
-    """
-    return usable is not None and usable.expires is not None and generation_of(shelved) < usable.generation
+
+def counted(token: Token, more: int) -> Token:
+    """The same token with a number that is greater by so many: its own here, or its own in the store."""
+    return replace(token, generation=token.generation + more)
 
 
 def again(shelved: Shelved | None, after: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +210,71 @@ async def test_a_certificate_that_cannot_be_told_of_leaves_everything_as_it_was(
     gateway.server.log.flush()
     assert gateway.server.api.runtime is before
     assert gateway.lines.of("config.rejected")
+
+
+async def test_a_file_that_changes_while_it_is_read_is_another_change(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = await farm.simulator()
+    applied = farm.applied(simulator)
+    authority = farm.directory / "ca.pem"
+    shutil.copy(simulator.ca, authority)
+    applied["accounts"]["sales"]["apply_token"]["tls"]["ca"] = str(authority)
+    gateway = await farm.gateway(simulator, applied)
+    assert (await gateway.dial()).status == 201
+    read, reads = Path.read_bytes, []
+
+    def read_bytes(path: Path) -> bytes:
+        content = read(path)
+        if path == authority:
+            reads.append(path)
+            path.write_bytes(content + b"\n")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    gateway.settings["services"]["billing"]["credentials"] = [{"api_key": digest(NEW_KEY)}]
+    gateway.write(gateway.settings)
+
+    assert await gateway.server.reload()
+
+    assert reads
+    assert (await gateway.dial(key=NEW_KEY)).status == 201
+    assert gateway.lines.of("config.rejected", "internal.fault") == []
+
+
+async def test_a_fault_of_the_gateway_in_a_reload_is_told_and_leaves_everything_as_it_was(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = await farm.simulator()
+    applied = farm.applied(simulator)
+    gateway = await farm.gateway(simulator, applied)
+    server = gateway.server
+    assert (await gateway.dial()).status == 201
+    before = (server.api.runtime, server._gateway.configuration, dict(server._gateway.roster.accounts))
+    authority, read = simulator.ca, Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == authority:
+            raise RuntimeError("nobody expects this")
+        return read(path)
+
+    gateway.settings["services"]["billing"]["credentials"] = [{"api_key": digest(NEW_KEY)}]
+    gateway.write(gateway.settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        assert not await server.reload()
+        for _ in range(25):
+            await server.look()
+
+    server.log.flush()
+    (fault,) = gateway.lines.of("internal.fault")
+    assert fault["exception.type"] == "builtins.RuntimeError"
+    (rejected,) = gateway.lines.of("config.rejected")
+    assert "RuntimeError" in rejected["faults"][0]
+    assert b"nobody expects this" not in gateway.lines.raw
+    assert (server.api.runtime, server._gateway.configuration, dict(server._gateway.roster.accounts)) == before
+    assert (await gateway.dial()).status == 201
+    # It is tried again by itself.
+    for _ in range(11):
+        await server.look()
+    assert (await gateway.dial(key=NEW_KEY)).status == 201

@@ -367,7 +367,9 @@ async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_call_at_any_repli
         assert set(await made.dial_all(20)) == {201}
 
         assert applications(simulator) == 3
-        assert [line["reason"] for line in made.lines("token.refresh_failed")] == ["unreachable"]
+        reasons = [line["reason"] for line in made.lines("token.refresh_failed")]
+        assert reasons.count("unreachable") == 1
+        assert set(reasons) <= {"unreachable", "elsewhere"}
         assert {line["attempts"] for line in made.lines("request.forwarded")} <= {1, 2}
 
 

@@ -204,6 +204,28 @@ async def test_a_lease_that_was_of_no_use_is_free_again(make: Make) -> None:
     assert (await leased(other)).failures == 0
 
 
+async def test_who_had_the_last_lease_can_end_what_it_made_all_wait_for_and_nobody_else_can(make: Make) -> None:
+    one, other = make(), make()
+    former = await leased(one)
+    await one.release("k", fence=former.fence, hold=0.0)
+    lease = await leased(one)
+    await one.release("k", fence=lease.fence, hold=60.0)
+
+    await other.release("k", fence=former.fence, hold=0.0)
+    assert isinstance(await other.lease("k", 30.0), Busy)
+    # Nor can it make it longer, or be another failure.
+    await one.release("k", fence=lease.fence, hold=600.0)
+    busy = await other.lease("k", 30.0)
+    assert isinstance(busy, Busy)
+    assert (busy.seconds <= 60.0, busy.failures) == (True, 1)
+    await one.release("k", fence=lease.fence, hold=0.0)
+
+    following = await leased(other)
+    assert (following.failures, following.fence > lease.fence) == (1, True)
+    await one.release("k", fence=lease.fence, hold=0.0)
+    assert isinstance(await one.lease("k", 30.0), Busy)
+
+
 async def test_a_seal_is_renewed_only_of_the_present_token(make: Make) -> None:
     store = make()
     await store.put("k", b"old seal", generation=2, after=0, fence=None)

@@ -65,10 +65,26 @@ async def test_the_token_that_comes_with_an_answer_is_sent_from_then_on(farm: Fa
     assert tokens[2].encode() not in gateway.lines.raw
     status = account(gateway)
     assert status["state"] == "renewed"
-    assert status["token_expires"] is not None
+    assert (status["token_expires"] is not None) is applied
     metrics = await gateway.metrics()
     assert metrics['gateway_token_refreshes_total{account="sales",result="success",trigger="in_band"}'] == 1
-    assert metrics['gateway_token_expiry_timestamp_seconds{account="sales"}'] > 3500
+    expiry = 'gateway_token_expiry_timestamp_seconds{account="sales"}'
+    assert metrics[expiry] > 3500 if applied else expiry not in metrics
+
+
+async def test_a_token_that_nobody_applies_for_lives_on_by_what_nslb_makes_of_it(farm: Farm) -> None:
+    simulator = await farm.simulator(renew_in_band="cookie")
+    gateway = await farm.gateway(simulator, {"accounts": {"sales": {"lifetime_seconds": 0.1}}})
+    assert (await gateway.dial()).status == 201
+    for turn in range(1, 4):
+        simulator.expire()
+        assert (await gateway.dial()).status == 201
+        assert simulator.nslb.renewals == turn
+        await asyncio.sleep(0.2)  # as long as the gateway would take a token for good that it has applied for
+
+    assert statuses(simulator) == [200] * 4
+    assert gateway.lines.of("token.refresh_failed") == []
+    assert account(gateway)["usable"]
 
 
 async def test_an_answer_that_comes_late_changes_nothing(farm: Farm) -> None:

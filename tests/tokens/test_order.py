@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from gateway.config import ClientTLS
-from gateway.model import Secret
+from gateway.model import Secret, Token
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
 from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
 from gateway.telemetry import LineWriter, Log, Metrics
@@ -311,6 +312,56 @@ async def test_an_answer_of_the_fabric_that_gets_lost_costs_no_replica_its_calls
     assert office.sent == [office.current] * 10
     # The one whose answer got lost, and the next.
     assert office.applications == 3
+
+
+async def test_who_is_cut_off_from_the_store_does_not_end_what_the_others_apply_for_again_and_again(
+    office: Office,
+) -> None:
+    (account,) = await office.replicas(1)
+    office.store.away = True
+    assert await office.refused(account, account.generation)
+    assert (office.applications, office.sent) == (2, [office.current])
+    alone = account.generation
+
+    # Somebody else has applied, in turn.
+    theirs = Secret(office.simulator.issue_token("gateway-sales"))
+    account.refuse(alone)
+    account.tend()
+    await until(lambda: office.lines.of("token.refresh_failed"))
+
+    (line,) = office.lines.of("token.refresh_failed")
+    assert (line["reason"], line["retry_in"]) == ("displaced", 1.0)
+    assert account.credential() is None
+    assert (office.applications, office.current) == (2, theirs)
+    # The store is looked into all the while.
+    office.store.away = False
+    token = Token(theirs, alone + 1000, NOW, NOW + HOUR)
+    assert await account.source._vault.put(account.source.key, token, after=alone - 1000, fence=None)  # type: ignore[attr-defined]
+    await account.looked()
+    assert sends(account) == theirs
+
+
+def has_failed(account: Account) -> bool:
+    return bool(account.status()["state"] == "failed")
+
+
+async def test_a_replica_that_was_not_its_turn_says_once_that_another_one_failed(office: Office) -> None:
+    office.simulator.fault(Fault("status", operation="applyToken", times=None, status=500))
+    one, other = office.replica(), office.replica()
+    for _ in range(3):
+        for account in (one, other):
+            account.tend()
+            await until(partial(has_failed, account))
+        office.now += 61.0
+
+    failed = office.lines.of("token.refresh_failed")
+    assert [line["reason"] for line in failed].count("elsewhere") == 1
+    (line,) = [line for line in failed if line["reason"] == "elsewhere"]
+    assert (line["account"], line["trigger"], line["level"]) == ("sales", "start", "warning")
+    for account in (one, other):
+        status = account.status()
+        assert (status["state"], status["last_refresh"]["result"]) == ("failed", "failure")
+    assert other.status()["last_refresh"]["reason"] == "elsewhere"
 
 
 async def test_after_the_second_failure_nobody_waits_for_the_third_try_at_any_replica(office: Office) -> None:

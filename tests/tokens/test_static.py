@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 import yaml
+from cryptography.fernet import Fernet
 
+from gateway.model import Secret, Token
 from gateway.server import Server
 from gateway.simulator import Fault, Simulator
 from tests.harness import Farm, Harness, Lines, settings, until
@@ -116,6 +119,49 @@ async def test_requests_that_wait_for_a_connection_do_not_send_a_token_refused_m
     assert len(simulator.creates()) == 1
 
 
+@pytest.mark.parametrize("hears", [True, False])
+async def test_what_nslb_makes_of_a_value_is_taken_by_a_replica_that_has_had_more_values(
+    farm: Farm, tmp_path: Path, hears: bool
+) -> None:
+    simulator = await farm.simulator(renew_in_band="cookie")
+    key = tmp_path / "encryption-key"
+    key.write_bytes(Fernet.generate_key())
+    shared = {"store": {"url": f"sqlite://{tmp_path}/state.db", "encryption_keys": [{"file": str(key)}]}}
+    older = await farm.gateway(simulator, shared)
+    value = ""
+    for _ in range(2):
+        value = simulator.issue_token("gateway-sales")
+        older.token_file.write_text(value)
+        assert await older.server.reload()
+    assert (await older.dial()).status == 201
+    younger = await farm.gateway(simulator, shared, token=value)
+    account, other = (gateway.server._gateway.roster.accounts["sales"] for gateway in (older, younger))
+    assert (account.generation, other.generation) == (3, 1)
+    assert (await younger.dial()).status == 201
+    simulator.expire()
+    assert (await younger.dial()).status == 201
+    await until(lambda: not other._sharing.running)
+    if hears:
+        await until(lambda: account.generation == 4)
+
+    answers = [await gateway.dial() for gateway in (older, younger, older)]
+
+    assert [answer.status for answer in answers] == [201] * 3
+    assert {request.cookies()["ccmessaging-token"] for request in simulator.creates()[-3:]} == {
+        simulator.tokens.current("gateway-sales")
+    }
+    assert (account.generation, other.generation) == (4, 2)
+    # The next value begins anew at both, whatever was made of the one before.
+    last = simulator.issue_token("gateway-sales")
+    for gateway in (younger, older):
+        gateway.token_file.write_text(last)
+        assert await gateway.server.reload()
+    assert [(await gateway.dial()).status for gateway in (older, younger)] == [201, 201]
+    assert (account.generation, other.generation) == (5, 3)
+    assert [request.cookies()["ccmessaging-token"] for request in simulator.creates()[-2:]] == [last, last]
+    assert simulator.nslb.renewals == 1
+
+
 async def test_an_account_that_is_taken_out_of_the_configuration_leaves_no_trace(farm: Farm) -> None:
     simulator = await farm.simulator()
     gateway = await farm.gateway(simulator, farm.applied(simulator))
@@ -133,6 +179,81 @@ async def test_an_account_that_is_taken_out_of_the_configuration_leaves_no_trace
     assert name not in await gateway.metrics()
     assert [status["account"] for status in gateway.server.status()["accounts"]] == ["other"]
     await until(lambda: len(asyncio.all_tasks()) < 12)
+
+
+async def test_the_end_of_a_token_is_not_told_any_more_when_that_of_the_next_is_not_known(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    gateway = await farm.gateway(simulator)
+    account = gateway.server._gateway.roster.accounts["sales"]
+    name = 'gateway_token_expiry_timestamp_seconds{account="sales"}'
+    account.take(Token(Secret("one"), 7, 0.0, 4_000_000_000.0))
+    assert (await gateway.metrics())[name] > 0
+
+    account.take(Token(Secret("two"), 8, 0.0))
+
+    assert name not in await gateway.metrics()
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_an_account_that_is_renamed_keeps_its_token_and_session_whatever_the_store_does(
+    farm: Farm, applied: bool
+) -> None:
+    simulator = await farm.simulator(renew_in_band="cookie")
+    gateway = await farm.gateway(simulator, farm.applied(simulator) if applied else {})
+    assert (await gateway.dial()).status == 201
+    simulator.expire()
+    assert (await gateway.dial()).status == 201
+    account = gateway.server._gateway.roster.accounts["sales"]
+    generation, line = account.generation, account.line
+    applications = simulator.fabric.apply_token_requests
+    changed = yaml.safe_load(gateway.path.read_text())
+    changed["accounts"] = {"support": changed["accounts"]["sales"]}
+    changed["services"]["billing"]["accounts"] = ["support"]
+    gateway.write(changed)
+
+    assert await gateway.server.reload()
+
+    assert (await gateway.dial()).status == 201
+    assert statuses(simulator) == [200] * 3
+    assert simulator.fabric.apply_token_requests == applications
+    cookies = [request.cookies() for request in simulator.creates()]
+    sent = [each["ccmessaging-token"] for each in cookies]
+    assert sent[-1] == simulator.tokens.current("gateway-sales")
+    assert sent[-1] != sent[0]
+    assert cookies[-1]["JSESSIONID"] == cookies[1]["JSESSIONID"]
+    (status,) = gateway.server.status()["accounts"]
+    assert (status["account"], status["generation"]) == ("support", generation)
+    assert gateway.lines.requests()[-1]["account"] == "support"
+    metrics = await gateway.metrics()
+    assert 'gateway_token_expiry_timestamp_seconds{account="sales"}' not in metrics
+    assert ('gateway_token_expiry_timestamp_seconds{account="support"}' in metrics) is applied
+    assert 'gateway_token_refreshes_total{account="support",result="failure",trigger="early"}' in metrics
+    # A user's line is the same under any name; one that nobody names has that of its account.
+    assert (account.line == line) is applied
+
+
+async def test_accounts_that_change_names_change_nothing_else(farm: Farm) -> None:
+    simulator = await farm.simulator()
+    applied = farm.applied(simulator)
+    applying = applied["accounts"]["sales"]["apply_token"]
+    other = {"token": None, "apply_token": applying | {"user_id": "gateway-support"}}
+    applied["accounts"]["support"] = other
+    gateway = await farm.gateway(simulator, applied)
+    roster = gateway.server._gateway.roster
+    await until(lambda: all(account.credential() for account in roster.accounts.values()))
+    before = dict(roster.accounts)
+    changed = yaml.safe_load(gateway.path.read_text())
+    accounts = changed["accounts"]
+    accounts["sales"], accounts["support"] = accounts["support"], accounts["sales"]
+    gateway.write(changed)
+
+    assert await gateway.server.reload()
+
+    assert roster.accounts == {"sales": before["support"], "support": before["sales"]}
+    assert {name: account.name for name, account in roster.accounts.items()} == {"sales": "sales", "support": "support"}
+    assert simulator.fabric.apply_token_requests == 2
+    metrics = await gateway.metrics()
+    assert all(f'gateway_token_expiry_timestamp_seconds{{account="{name}"}}' in metrics for name in roster.accounts)
 
 
 async def test_the_application_that_is_changed_by_a_reload_is_used_from_then_on(farm: Farm) -> None:

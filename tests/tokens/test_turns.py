@@ -12,6 +12,7 @@ from gateway.config import ClientTLS
 from gateway.model import Secret, Token
 from gateway.simulator import APP_KEY, APP_SECRET, Fault, Simulator
 from gateway.store import Busy, Lease, MemoryStore, Seal, Stored, StoreUnavailable, Vault
+from gateway.store.shelf import Shelf as Tokens
 from gateway.telemetry import LineWriter, Log, Metrics
 from gateway.tokens import ApiFabric, App, AppliedSource, RefreshFailed, User
 from gateway.tokens.lifecycle import Attempt, Lifecycle, Trigger
@@ -30,6 +31,7 @@ class Shelf(MemoryStore):
         super().__init__(lambda: self.now)
         self.before_put: Callable[[], None] = lambda: None
         self.away = False
+        self.comes_back_after = 0
         self.goes_after_put = False
         self.after_lease: Callable[[], None] = lambda: None
         self.leases = 0
@@ -42,6 +44,9 @@ class Shelf(MemoryStore):
         return given
 
     async def read(self, key: str) -> Stored | None:
+        if self.comes_back_after:
+            self.comes_back_after -= 1
+            raise StoreUnavailable("locked")
         if self.away:
             raise StoreUnavailable("gone")
         return await super().read(key)
@@ -67,15 +72,24 @@ class Office:
         host, _, port = simulator.fabric_url.removeprefix("https://").partition(":")
         tls = ClientTLS.model_validate({"ca": str(simulator.ca), "server_name": simulator.fabric_name})
         app = App(host, int(port), Secret(APP_KEY), Secret(APP_SECRET))
-        self.fabric = ApiFabric(app, PeerPolicy(client_context(tls), tls.server_name))
-        self.source = AppliedSource(
+        self._app, self._policy = app, PeerPolicy(client_context(tls), tls.server_name)
+        self.fabric = self.other_fabric()
+        self.source = self.source_of("gateway-sales", 1.0)
+
+    def other_fabric(self) -> ApiFabric:
+        """The same fabric, for another application."""
+        return ApiFabric(self._app, self._policy)
+
+    def source_of(self, user: str, timeout: float) -> AppliedSource:
+        """What applies for a user's tokens."""
+        return AppliedSource(
             self.fabric,
-            User("gateway-sales", "Sales", "2023", "en"),
-            (b"somebody",),
-            (b"somebody",),
+            User(user, "Sales", "2023", "en"),
+            (user.encode(),),
+            (user.encode(),),
             self.vault,
             lasts=3600.0,
-            timeout=1.0,
+            timeout=timeout,
             wall=lambda: self.store.now,
         )
 
@@ -223,6 +237,28 @@ async def test_who_stalls_until_the_lease_is_over_writes_nothing_and_waits(offic
     assert await office.vault.token(office.source.key) is None
 
 
+@pytest.mark.parametrize("had", [True, False])
+async def test_a_store_that_loses_everything_while_the_fabric_is_asked_costs_no_token(
+    office: Office, had: bool
+) -> None:
+    life = life_with(await office.keep(5)) if had else None
+
+    def lose() -> None:
+        office.store._shelf = Tokens()
+
+    office.store.before_put = lose
+
+    renewal = await office.source.renew(attempt(life))
+
+    # Its account gives it to the store, which has nothing, and keeps nobody from it.
+    assert (renewal.obtained, renewal.kept, renewal.alone) == (True, False, False)
+    assert renewal.token.value == Secret(office.simulator.tokens.current("gateway-sales") or "")
+    assert renewal.token.generation > 5
+    assert office.simulator.fabric.apply_token_requests == 1
+    assert await office.vault.token(office.source.key) is None
+    assert isinstance(await office.vault.lease(office.source.key, 1.0), Lease)
+
+
 async def test_a_store_that_goes_while_the_fabric_is_asked_costs_no_token(office: Office) -> None:
     def go() -> None:
         office.store.away = True
@@ -249,6 +285,44 @@ async def test_without_a_store_a_token_that_can_be_sent_is_left_alone(office: Of
     renewal = await office.source.renew(attempt(refused))
     assert (renewal.obtained, renewal.kept) == (True, False)
     assert renewal.token.generation > 3
+
+
+async def test_a_store_that_is_busy_for_a_moment_is_asked_again_before_anybody_applies_alone(office: Office) -> None:
+    token = await office.keep(5)
+    office.store.comes_back_after = 3
+
+    renewal = await office.source.renew(attempt())
+
+    assert (renewal.token, renewal.obtained, renewal.kept) == (token, False, True)
+    assert office.simulator.fabric_received == []
+
+
+async def test_without_a_store_who_is_displaced_waits_and_asks_the_store_all_the_while(office: Office) -> None:
+    office.store.away = True
+    life = Lifecycle(3600.0, renews=True)
+    alone = await office.source.renew(attempt(life))
+    assert alone.alone
+    life.take(alone.token, alone=True)
+    life.succeed(NOW)
+    life.refuse(alone.token.generation)
+
+    with pytest.raises(RefreshFailed) as raised:
+        await office.source.renew(attempt(life))
+    assert (raised.value.reason, raised.value.wait) == ("displaced", 1.0)
+    life.fail(NOW, "displaced", 1.0)
+    with pytest.raises(Postponed):
+        await office.source.renew(attempt(life))
+    assert office.simulator.fabric.apply_token_requests == 1
+
+    # Who has displaced it is there again with the store, or may be displaced in its turn.
+    office.store.away = False
+    token = await office.keep(alone.token.generation + 7)
+    assert (await office.source.renew(attempt(life))).token == token
+    office.store.away = True
+    office.store.now += 2.0
+    renewal = await office.source.renew(attempt(life))
+    assert (renewal.alone, renewal.token.generation > alone.token.generation) == (True, True)
+    assert office.simulator.fabric.apply_token_requests == 2
 
 
 async def test_who_finds_another_at_work_waits_for_its_token(office: Office) -> None:
@@ -346,6 +420,42 @@ async def test_after_a_failure_of_any_replica_all_wait_and_each_failure_makes_it
     lease = await office.vault.lease(office.source.key, 1.0)
     assert isinstance(lease, Lease)
     assert lease.failures == 0
+
+
+async def test_another_application_waits_for_nothing_that_this_process_waits_for(office: Office) -> None:
+    office.simulator.fault(Fault("status", operation="applyToken", times=3, status=500))
+    for _ in range(3):
+        office.store.now += 61.0
+        with pytest.raises(RefreshFailed):
+            await office.source.renew(attempt())
+    same, stranger, other = (office.source_of("gateway-sales", 1.0) for _ in range(3))
+    other.fabric = stranger.fabric = office.other_fabric()
+    same.follow(office.source)
+    other.follow(same)
+    for source in (office.source, same, stranger):
+        with pytest.raises(Postponed):
+            await source.renew(attempt())
+
+    renewal = await other.renew(attempt())
+
+    assert (renewal.obtained, renewal.kept) == (True, True)
+    await other.fabric.close()
+
+
+async def test_more_accounts_than_connections_wait_for_each_other_and_not_with_a_lease(office: Office) -> None:
+    office.simulator.fault(Fault("delay", operation="applyToken", times=8, seconds=2.0))
+    office.simulator.fault(Fault("delay", operation="applyToken", times=8, seconds=1.5))
+    sources = [office.source_of(f"user-{number}", 3.0) for number in range(16)]
+    renewing = [asyncio.create_task(source.renew(attempt())) for source in sources]
+    await until(lambda: office.simulator.fabric.apply_token_requests or len(office.simulator.fabric_received) > 8)
+    assert office.store.leases == 8
+
+    # Half of them wait for longer than is left of the time for one refresh, which has not begun for them.
+    renewals = await asyncio.gather(*renewing)
+
+    assert all(renewal.obtained and renewal.kept for renewal in renewals)
+    assert office.store.leases == 16
+    assert [request.operation for request in office.simulator.fabric_received].count("applyToken") == 16
 
 
 async def test_a_refresh_that_is_cancelled_leaves_the_lease_to_the_next(office: Office) -> None:

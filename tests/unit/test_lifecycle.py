@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import Secret, Token
-from gateway.tokens.lifecycle import BURST, REFILL_SECONDS, Lifecycle, State, Trigger, backoff, next_generation
+from gateway.tokens.lifecycle import (
+    BURST,
+    ELSEWHERE,
+    REFILL_SECONDS,
+    Last,
+    Lifecycle,
+    State,
+    Trigger,
+    backoff,
+    next_generation,
+)
 
 HOUR = 3600.0
 
@@ -44,6 +54,22 @@ def test_it_is_refreshed_when_half_of_its_life_is_over_and_not_before() -> None:
     assert life.next(100.0) == HOUR / 2
     assert life.due(100.0 + HOUR / 2) is Trigger.EARLY
     assert life.usable(100.0 + HOUR / 2) is not None
+
+
+def test_those_that_began_at_once_go_on_a_little_apart_and_none_after_half_of_its_life() -> None:
+    lives = [Lifecycle(HOUR, renews=True, spread=0.05) for _ in range(200)]
+    for life in lives:
+        life.take(token(1, 0.0))
+
+    waits = [life.next(0.0) or 0.0 for life in lives]
+
+    assert len(set(waits)) > 100
+    assert min(waits) >= HOUR * 0.45
+    assert max(waits) <= HOUR / 2
+    assert [life.due(HOUR * 0.45 - 0.001) for life in lives] == [None] * 200
+    assert [life.due(HOUR / 2) for life in lives] == [Trigger.EARLY] * 200
+    # Each keeps to what it has drawn.
+    assert [life.next(0.0) for life in lives] == waits
 
 
 def test_it_is_used_to_its_last_moment_and_not_in_the_next() -> None:
@@ -111,6 +137,85 @@ def test_a_failure_is_told_waited_for_and_forgotten_with_the_next_success() -> N
     assert life.failures == 0
     assert life.last.failure is None
     assert life.state(half + 8.0) is State.FRESH
+
+
+def test_what_fails_at_another_replica_is_told_as_far_as_it_is_known_here() -> None:
+    life = Lifecycle(HOUR, renews=True)
+    life.begin(Trigger.START, 5.0)
+    life.postpone(5.0, 4.0)
+    # Another one is at work, and nothing has failed.
+    assert (life.last, life.state(5.0)) == (None, State.ABSENT)
+    life.begin(Trigger.START, 9.0)
+    life.postpone(9.0, 4.0, failures=2)
+
+    assert life.last == Last(9.0, Trigger.START, ELSEWHERE)
+    assert life.state(9.0) is State.FAILED
+
+    life.begin(Trigger.START, 13.0)
+    life.fail(13.0, "refused", 8.0)
+    life.begin(Trigger.START, 21.0)
+    life.postpone(21.0, 8.0, failures=4)
+    assert life.last == Last(13.0, Trigger.START, "refused")
+
+
+def alone(generation: int, now: float, life: Lifecycle) -> None:
+    """It applies for a token without the store."""
+    life.begin(Trigger.REFUSED, now)
+    assert life.take(token(generation, now), alone=True)
+    life.succeed(now)
+
+
+def test_who_is_displaced_while_it_is_alone_waits_longer_each_time_up_to_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    life, now, waits = fresh(), 10.0, []
+    life.refuse(1)
+    # What was known to all may be refused for any reason: nobody is known to have ended it.
+    assert life.wait_alone(now) == 0.0
+    for generation in range(2, 11):
+        alone(generation, now, life)
+        life.refuse(generation)
+        waits.append(life.wait_alone(now))
+        assert life.displaced == len(waits)
+        # Asked again, it is the same one.
+        assert life.wait_alone(now + 0.5) == waits[-1] - 0.5
+        assert life.displaced == len(waits)
+        life.begin(Trigger.REFUSED, now)
+        life.fail(now, "displaced", 1.0)
+        # The first time the next token is worth waiting for, and later it is not.
+        assert (life.second_try(now) is not None) is (len(waits) == 1)
+        now += waits[-1]
+        assert life.wait_alone(now) == 0.0
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize("end", ["by itself", "known to all"])
+def test_who_is_not_displaced_any_more_waits_for_nothing_alone(end: str) -> None:
+    life = fresh()
+    for generation in (2, 3):
+        alone(generation, 10.0, life)
+        life.refuse(generation)
+        assert life.wait_alone(10.0) > 0.0
+    alone(4, 100.0, life)
+    now = 100.0
+    if end == "by itself":
+        now += HOUR
+    else:
+        life.take(token(5, 100.0))
+        life.refuse(5)
+
+    assert life.wait_alone(now) == 0.0
+    assert life.displaced == 0
+
+
+def test_what_nslb_makes_of_a_token_that_nobody_else_knows_is_as_little_known() -> None:
+    life = fresh()
+    alone(2, 10.0, life)
+    life.take(token(3, 11.0), in_band=True)
+    life.refuse(3)
+
+    assert life.wait_alone(11.0) > 0.0
 
 
 def test_the_second_try_is_worth_waiting_for_and_the_third_is_not() -> None:

@@ -224,6 +224,11 @@ class Replicas(RuleBasedStateMachine):
             replica.life.succeed(now)
             replica.life.take(known)
             replica.known = known.generation
+        elif self.now < replica.leased_until:
+            # The store has lost the lease, and the token is kept: as far as anybody knows it is the last.
+            token = self.numbered(replica, attempt, replica.fetched, standing.generation_of(shelved))
+            replica.life.succeed(now)
+            assert replica.life.take(token)
         else:
             self.shelf.release(KEY, fence=lease.fence, hold=1.0, now=self.now)
             replica.life.fail(now, "too_late", 1.0)
@@ -268,10 +273,21 @@ class Replicas(RuleBasedStateMachine):
         if trigger is None or replica.lease is not None or replica.life.usable(now) is not None:
             return
         attempt = replica.life.begin(trigger, now)
+        displaced = attempt.displaced
+        wait = attempt.wait_alone(now)
+        if wait > 0:
+            # Only who was displaced waits, and never longer than a minute.
+            assert attempt.displaced > 0
+            assert wait <= 60.0
+            if attempt.displaced > displaced:
+                replica.life.fail(now, "displaced", min(wait, 1.0))
+            else:
+                replica.life.postpone(now, min(wait, 1.0))
+            return
         self.disorder = True
         token = self.numbered(replica, attempt, self.obtain(replica), 0)
         replica.life.succeed(now)
-        assert replica.life.take(token)
+        assert replica.life.take(token, alone=True)
 
     @precondition(lambda self: self.centre.issued)
     @rule()
