@@ -35,6 +35,7 @@ _TURN_MARGIN_SECONDS: Final = 15.0
 _LEAST_EVENT_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 0.05
 _MOST_LOOKS: Final = 20
+_TAKING_SECONDS: Final = 5.0  # longer than a store takes to answer, or to be given up
 _FAULT_SECONDS: Final = 1.0
 
 
@@ -215,7 +216,9 @@ class Following:
             poller.cancel()
             await asyncio.gather(poller, return_exceptions=True)
         if self._taking is not None:
-            await asyncio.gather(self._taking, return_exceptions=True)
+            # Whose event it is may not be known before a call of another replica is settled, and then it is nobody's.
+            await asyncio.wait({self._taking}, timeout=_TAKING_SECONDS)
+            self._taking.cancel()
         self._all.forget(self.call)
 
     async def quiet(self) -> None:
