@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gateway import config
 from gateway.app import endpoint_pool
@@ -24,7 +24,7 @@ from gateway.roster import Roster
 from gateway.server import event_loop
 from gateway.store import Vault
 from gateway.telemetry import LineWriter, Log, Metrics, Record, Telemetry
-from gateway.tokens import Account, AppliedSource, RefreshFailed
+from gateway.tokens import ELSEWHERE, Account, AppliedSource, RefreshFailed
 from gateway.upstream import CredentialGone, NotSent, Nslb, Reading, SentUnanswered, Support, Verdict
 
 _FABRIC_SECONDS: Final = 15.0
@@ -154,7 +154,7 @@ async def _token(  # noqa: PLR0913 - what was found before decides what can be t
     try:
         await account.obtain()
     except Problem:
-        last = account.status()["last_refresh"]
+        last = _tried_here(account)
         if last is None and (others := await withheld(account, roster.vault)) is not None:
             report.fail(subject, "token", *others)
             return False
@@ -219,9 +219,15 @@ def _renewed(report: Report, subject: str, account: Account, verdict: Verdict, *
         report.warn(subject, "token", found, "It is known to no gateway: those that run obtain one at their next call.")
 
 
+def _tried_here(account: Account) -> dict[str, Any] | None:
+    """The last refresh, if it was not another gateway's."""
+    last: dict[str, Any] | None = account.status()["last_refresh"]
+    return None if last is None or last["reason"] == ELSEWHERE else last
+
+
 def _refused(report: Report, subject: str, verdict: Verdict, account: Account, others: tuple[str, str] | None) -> None:
     status = verdict.status
-    last = account.status()["last_refresh"]
+    last = _tried_here(account)
     code = verdict.result_code if verdict.result_code is not None and verdict.result_code.isdigit() else "none"
     if verdict.unauthorised and last is not None and last["reason"] is not None:
         advice = f"The token is over, and there is no other ({last['reason']}). {_ADVICE.get(last['reason'], '')}"

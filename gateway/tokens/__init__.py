@@ -9,7 +9,8 @@ from __future__ import annotations
 from gateway.tokens.account import Account
 from gateway.tokens.applied import AppliedSource
 from gateway.tokens.fabric import ApiFabric, App, User
+from gateway.tokens.lifecycle import ELSEWHERE
 from gateway.tokens.source import RefreshFailed
 from gateway.tokens.static import StaticSource
 
-__all__ = ["Account", "ApiFabric", "App", "AppliedSource", "RefreshFailed", "StaticSource", "User"]
+__all__ = ["ELSEWHERE", "Account", "ApiFabric", "App", "AppliedSource", "RefreshFailed", "StaticSource", "User"]
