@@ -176,7 +176,7 @@ class Calls:
                 else:
                     call.adopt(Call.decode(call.id, kept.content, kept.version))
         except (StoreUnavailable, ValueError):
-            pass
+            return False
         return False
 
     def _owe(self, call: Call) -> None:

@@ -13,8 +13,8 @@ from gateway.model import Medium
 from gateway.problems import ACCOUNT_BUSY, STORE_UNAVAILABLE, Problem
 from gateway.store.ledger import Ledger
 from tests.calls.clockwork import LIMIT_SECONDS, MOST_CALL_SECONDS, Order, World
+from tests.calls.test_following import ONE, TWO, dialled
 
-ONE, TWO = "1" * 22, "2" * 22
 ALONE = "line:line-of-alone"
 SHARED = "line-of-shared"
 
@@ -29,11 +29,6 @@ def world() -> Iterator[World]:
 def dialling(world: World, number: int, identifier: str, account: str) -> object:
     exchange = world.replicas[number].exchange(world.record(identifier))
     return world.begin(dial._create(exchange, DialRequest(Medium.VOICE, account), identifier))
-
-
-def dialled(world: World, number: int, identifier: str, account: str) -> None:
-    exchange = world.replicas[number].exchange(world.record(identifier))
-    world.finish_alone(dial._create(exchange, DialRequest(Medium.VOICE, account), identifier))
 
 
 def until(world: World, what: str) -> Order:

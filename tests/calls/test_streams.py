@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.simulator import Fault, Simulator
-from tests.calls.test_whole_call import STREAM, dialled, of, push
+from tests.calls.test_whole_call import STREAM, dialled, of, unread
 from tests.harness import Answered, Farm, Harness, until
 
 HURRIED = STREAM | {"Request-Timeout": "0.1"}
@@ -88,18 +88,7 @@ async def test_a_stream_that_can_not_begin_yet_does_not_hold_a_gateway_that_stop
 async def test_a_reader_that_resets_its_stream_instead_of_reading_it_has_left(
     gateway: Harness, simulator: Simulator, location: str
 ) -> None:
-    host, _, port = gateway.server.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1)
-    fields = "".join(f"{name}: {value}\r\n" for name, value in (STREAM | {"Host": "a"}).items())
-    writer.write(f"GET {location}/events HTTP/1.1\r\n{fields}\r\n".encode())
-    connections = gateway.server._callers.connections
-    for _ in range(400):
-        push(simulator, "Call in queue", {"more": "x" * 30_000})
-        polled = simulator.calls.all[0].events
-        await until(lambda: not polled)  # noqa: B023 - waited for in this turn
-        if any(connection.writing_paused for connection in connections):
-            break
-    assert any(connection.writing_paused for connection in connections)
+    reader, writer = await unread(gateway, simulator, location)
 
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

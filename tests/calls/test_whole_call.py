@@ -433,11 +433,10 @@ async def test_streams_and_polls_end_when_the_gateway_stops(farm: Farm, simulato
     assert simulator.polls == 0
 
 
-async def test_a_reader_that_fetches_nothing_does_not_hold_a_gateway_that_stops(
-    farm: Farm, simulator: Simulator
-) -> None:
-    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"head": 0.5}}, "drain_seconds": 300})
-    location = await dialled(gateway)
+async def unread(
+    gateway: Harness, simulator: Simulator, location: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection with a stream whose reader fetches nothing, so that the gateway can't write any more."""
     host, _, port = gateway.server.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1)
     fields = "".join(f"{name}: {value}\r\n" for name, value in (STREAM | {"Host": "a"}).items())
@@ -450,6 +449,15 @@ async def test_a_reader_that_fetches_nothing_does_not_hold_a_gateway_that_stops(
         if any(connection.writing_paused for connection in connections):
             break
     assert any(connection.writing_paused for connection in connections)
+    return reader, writer
+
+
+async def test_a_reader_that_fetches_nothing_does_not_hold_a_gateway_that_stops(
+    farm: Farm, simulator: Simulator
+) -> None:
+    gateway = await farm.gateway(simulator, {"listen": {"timeouts": {"head": 0.5}}, "drain_seconds": 300})
+    location = await dialled(gateway)
+    reader, writer = await unread(gateway, simulator, location)
 
     async with asyncio.timeout(30):
         await gateway.server.drain()
