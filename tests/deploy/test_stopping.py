@@ -92,23 +92,30 @@ async def line_to(endpoint: str) -> AsyncIterator[Line]:
         await asyncio.gather(*connections, return_exceptions=True)
 
 
+async def pod(
+    simulator: Simulator, directory: Path, certificates: Certificates, **environment: str
+) -> tuple[Process, asyncio.subprocess.Process]:
+    """A gateway, and the example's application that calls through it."""
+    path = directory / "gateway.yaml"
+    path.write_text(yaml.safe_dump(configured(simulator, directory, certificates)))
+    key = directory / "key"
+    key.write_text(KEY)
+    gateway = await Process.serve(path)
+    application = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(APPLICATION),
+        env={**os.environ, "GATEWAY": gateway.base, "GATEWAY_KEY_FILE": str(key), **environment},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return gateway, application
+
+
 async def test_the_application_calls_through_its_sidecar_and_ends_before_it(
     farm: Farm, certificates: Certificates, tmp_path: Path
 ) -> None:
     """What a pod does from its start to its end."""
     simulator: Simulator = await farm.simulator(queue_seconds=0.0, connect_seconds=0.0, talk_seconds=None)
-    path = tmp_path / "gateway.yaml"
-    path.write_text(yaml.safe_dump(configured(simulator, tmp_path, certificates)))
-    key = tmp_path / "key"
-    key.write_text(KEY)
-
-    gateway = await Process.serve(path)
-    application = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(APPLICATION),
-        env={**os.environ, "GATEWAY": gateway.base, "GATEWAY_KEY_FILE": str(key), "PAUSE_SECONDS": "0.05"},
-        stdout=asyncio.subprocess.PIPE,
-    )
+    gateway, application = await pod(simulator, tmp_path, certificates, PAUSE_SECONDS="0.05")
     await until(lambda: len(simulator.creates()) >= 3)
     # The kubelet's order: the application's containers, and when they have ended, the sidecars.
     application.send_signal(signal.SIGTERM)
@@ -130,18 +137,7 @@ async def test_the_application_does_not_wait_for_a_call_for_longer_than_its_pod_
     farm: Farm, certificates: Certificates, tmp_path: Path
 ) -> None:
     simulator: Simulator = await farm.simulator(queue_seconds=0.0, connect_seconds=None)
-    path = tmp_path / "gateway.yaml"
-    path.write_text(yaml.safe_dump(configured(simulator, tmp_path, certificates)))
-    key = tmp_path / "key"
-    key.write_text(KEY)
-
-    gateway = await Process.serve(path)
-    application = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(APPLICATION),
-        env={**os.environ, "GATEWAY": gateway.base, "GATEWAY_KEY_FILE": str(key), "LAST_SECONDS": "3"},
-        stdout=asyncio.subprocess.PIPE,
-    )
+    gateway, application = await pod(simulator, tmp_path, certificates, LAST_SECONDS="3")
     assert application.stdout is not None
     await application.stdout.readline()
     application.send_signal(signal.SIGTERM)
